@@ -1,0 +1,239 @@
+package spec
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+)
+
+// Load parses and validates a configuration directory. It returns either a
+// snapshot without a fault or every fault there is, as [Faults].
+func Load(files Files) (*Snapshot, error) {
+	l := loader{files: files, roots: map[string]*yaml.Node{}}
+	s := l.load()
+	if len(l.faults) > 0 {
+		l.faults.sort()
+		return nil, l.faults
+	}
+	s.Warnings.sort()
+	return s, nil
+}
+
+type loader struct {
+	files  Files
+	roots  map[string]*yaml.Node // parsed documents, to find the line of a field
+	faults Faults
+}
+
+func (l *loader) load() *Snapshot {
+	s := &Snapshot{}
+	doc := document{Gateway: defaults()}
+	if content, ok := l.files[GatewayFile]; ok {
+		l.decode(GatewayFile, content, &doc)
+	} else {
+		l.faults = append(l.faults, Fault{File: GatewayFile, Problem: "missing", Fix: "mount the ConfigMap with gateway.yaml at config/"})
+	}
+	s.Gateway = doc.Gateway
+	s.Peers = l.peers(doc.Peers)
+	s.PrivateKey = l.privateKey()
+	s.Warnings = l.presharedKeys(s.Peers)
+
+	s.normalise()
+	l.validate(s)
+	slices.SortFunc(s.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
+	return s
+}
+
+func (l *loader) decode(file string, content []byte, out any) {
+	d := decoder{file: file, faults: &l.faults}
+	l.roots[file] = d.decode(content, out)
+}
+
+// peers gathers the peers of all files and refuses keys in the ConfigMap.
+func (l *loader) peers(inline []Peer) []Peer {
+	for i, p := range inline {
+		if !p.PresharedKey.IsZero() {
+			l.fault(GatewayFile, at("peers", i, "presharedKey"), "", "a key in a ConfigMap, where anybody may read it",
+				"move it to a Secret: file psk/<secret>/"+cmp.Or(p.Name, "<peer name>")+", or the whole peer to a Secret of peers.d")
+		}
+	}
+	all := tag(inline, GatewayFile)
+	for _, file := range sortedBelow(l.files, PeersDir) {
+		switch path.Ext(file) {
+		case ".yaml", ".yml":
+			var doc peersDocument
+			l.decode(file, l.files[file], &doc)
+			all = append(all, tag(doc.Peers, file)...)
+		default:
+			l.faults = append(l.faults, Fault{File: file, Problem: "not a .yaml file", Fix: "name the Secret's key like team-a.yaml"})
+		}
+	}
+	return all
+}
+
+func tag(peers []Peer, file string) []Peer {
+	for i := range peers {
+		peers[i].source = source{file, i}
+	}
+	return peers
+}
+
+func (l *loader) privateKey() key.Private {
+	content, ok := l.files[PrivateKeyFile]
+	if !ok {
+		l.faults = append(l.faults, Fault{File: PrivateKeyFile, Problem: "missing", Fix: "mount the Secret with the key privateKey at key/"})
+		return key.Private{}
+	}
+	k, err := key.ParsePrivate(string(content))
+	if err == nil && k.IsZero() {
+		err = fmt.Errorf("32 zero bytes")
+	}
+	if err != nil {
+		l.faults = append(l.faults, Fault{File: PrivateKeyFile, Problem: err.Error(), Fix: "store the output of 'wg genkey'"})
+	}
+	return k
+}
+
+// presharedKeys reads psk/ into the peers and returns warnings about files
+// that name no peer: a peer may be removed before its key is.
+func (l *loader) presharedKeys(peers []Peer) Faults {
+	byName := make(map[string]*Peer, len(peers))
+	for i := range peers {
+		byName[peers[i].Name] = &peers[i]
+	}
+	var warnings Faults
+	from := map[string]string{}
+	for _, file := range sortedBelow(l.files, PresharedDir) {
+		name := path.Base(file)
+		k, err := key.ParsePreshared(string(l.files[file]))
+		if err == nil && k.IsZero() {
+			err = fmt.Errorf("32 zero bytes, which WireGuard takes for 'no key'")
+		}
+		p, known := byName[name]
+		switch {
+		case err != nil:
+			l.faults = append(l.faults, Fault{File: file, Problem: err.Error(), Fix: "store the output of 'wg genpsk'"})
+		case !known:
+			warnings = append(warnings, Fault{File: file, Problem: "names no peer", Fix: "remove it, or name it like a peer"})
+		case from[name] != "":
+			l.faults = append(l.faults, Fault{File: file, Problem: "peer " + name + " has a pre-shared key in " + from[name] + " already", Fix: "keep one"})
+		case !p.PresharedKey.IsZero():
+			l.faults = append(l.faults, Fault{File: file, Problem: "peer " + name + " has a presharedKey in " + p.source.file + " already", Fix: "keep one"})
+		default:
+			p.PresharedKey = k
+			from[name] = file
+		}
+	}
+	return warnings
+}
+
+// normalise masks networks, so that equal ones compare equal, and fills in
+// what follows from other fields.
+func (s *Snapshot) normalise() {
+	r := &s.Gateway.Routing
+	if r.AllowedDestinations == nil {
+		r.AllowedDestinations = []Destination{{CIDR: netip.MustParsePrefix("0.0.0.0/0")}}
+		if s.Gateway.IPv6.Enabled {
+			r.AllowedDestinations = append(r.AllowedDestinations, Destination{CIDR: netip.MustParsePrefix("::/0")})
+		}
+	}
+	normaliseDestinations(r.AllowedDestinations)
+	mask(r.Routes)
+	for i := range s.Peers {
+		mask(s.Peers[i].AllowedIPs)
+		normaliseDestinations(s.Peers[i].AllowedDestinations)
+	}
+}
+
+func normaliseDestinations(ds []Destination) {
+	for i := range ds {
+		ds[i].CIDR = ds[i].CIDR.Masked()
+		if ds[i].Protocol == "" {
+			ds[i].Protocol = AnyProtocol
+		}
+	}
+}
+
+func mask(ps []netip.Prefix) {
+	for i := range ps {
+		ps[i] = ps[i].Masked()
+	}
+}
+
+// fault adds one with the line of the field, or of what should have held it.
+func (l *loader) fault(file string, where []any, value, problem, fix string) {
+	l.faults = append(l.faults, Fault{
+		File: file, Line: lineOf(l.roots[file], where), Path: pathText(where),
+		Value: value, Problem: problem, Fix: fix,
+	})
+}
+
+// at is a path of field names (string) and list positions (int).
+func at(elements ...any) []any { return elements }
+
+func pathText(where []any) string {
+	var p *fieldPath
+	for _, e := range where {
+		switch e := e.(type) {
+		case string:
+			p = &fieldPath{parent: p, name: e}
+		case int:
+			p = &fieldPath{parent: p, index: e}
+		}
+	}
+	return p.String()
+}
+
+// lineOf finds the line of a field, or of the nearest node above it that is
+// written.
+func lineOf(n *yaml.Node, where []any) int {
+	if n == nil {
+		return 0
+	}
+	line := n.Line
+	for _, e := range where {
+		for n.Kind == yaml.AliasNode {
+			n = n.Alias
+		}
+		next := child(n, e)
+		if next == nil {
+			break
+		}
+		n, line = next, next.Line
+	}
+	return line
+}
+
+func child(n *yaml.Node, element any) *yaml.Node {
+	switch e := element.(type) {
+	case string:
+		for i := 0; n.Kind == yaml.MappingNode && i+1 < len(n.Content); i += 2 {
+			if n.Content[i].Value == e {
+				return n.Content[i+1]
+			}
+		}
+	case int:
+		if n.Kind == yaml.SequenceNode && e < len(n.Content) {
+			return n.Content[e]
+		}
+	}
+	return nil
+}
+
+func sortedBelow(files Files, dir string) []string {
+	var out []string
+	for _, f := range slices.Sorted(maps.Keys(files)) {
+		if strings.HasPrefix(f, dir) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
