@@ -1,0 +1,320 @@
+// Package plan compares what should be with what is and says what to do about
+// it: the smallest change that no unchanged peer can notice. It is pure.
+package plan
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// Plan is what has to be done, part by part, in the order of application:
+// first the firewall, so that no packet passes a device without it.
+type Plan struct {
+	Firewall Firewall
+	Link     Link
+	Device   Device
+	// Forward lists the devices to switch IPv4 forwarding on for.
+	Forward []string
+}
+
+// Link changes the network device.
+type Link struct {
+	Name string
+	// MTU in bytes; 0 leaves it alone.
+	MTU int
+	// Up brings the device up.
+	Up                            bool
+	AddAddresses, RemoveAddresses []netip.Prefix
+	AddRoutes, RemoveRoutes       []netip.Prefix
+}
+
+// Device patches the WireGuard configuration. Nil and empty fields leave
+// things alone.
+type Device struct {
+	PrivateKey *key.Private
+	ListenPort *uint16
+	// Peers in an order of which every prefix is a valid state: wgctrl sends
+	// large patches in several messages, and packets flow in between.
+	Peers []Peer
+}
+
+// Operation says what a [Peer] patch does.
+type Operation int
+
+// The operations, in the order of application: a removal frees the prefixes
+// that an addition may need.
+const (
+	Remove Operation = iota
+	Update
+	Add
+)
+
+// String returns the operation's name.
+func (o Operation) String() string { return [...]string{"remove", "update", "add"}[o] }
+
+// Peer patches one peer. Nil leaves a field alone.
+type Peer struct {
+	Operation    Operation
+	Name         string
+	PublicKey    key.Public
+	PresharedKey *key.Preshared // zero removes it
+	Endpoint     *netip.AddrPort
+	Keepalive    *time.Duration // zero switches it off
+	// AllowedIPs are added to the peer's, or stand in for them where
+	// ReplaceAllowedIPs is set.
+	AllowedIPs        []netip.Prefix
+	ReplaceAllowedIPs bool
+}
+
+// Firewall changes the nftables table.
+type Firewall struct {
+	// Replace makes the table anew, in one transaction with its removal.
+	Replace bool
+	// Desired is the table's whole content.
+	Desired state.Firewall
+	// Element changes, where Replace is false.
+	AddSources, RemoveSources []state.Source
+	AddGrants, RemoveGrants   []state.Grant
+}
+
+// Diff plans the way from observed to desired. applied is the last desired
+// state that was applied in full, nil before the first: a peer's endpoint is
+// compared with it rather than with the device, because clients roam, and the
+// table's elements are, because reading back 10,000 of them takes longer than
+// anything else.
+func Diff(desired state.Desired, observed state.Observed, applied *state.Desired) Plan {
+	return Plan{
+		Firewall: diffFirewall(desired.Firewall, observed.FirewallInPlace, applied),
+		Link:     diffLink(desired.Link, observed),
+		Device:   diffDevice(desired.Device, observed.Device, applied),
+		Forward:  diffForwarding(desired.Link.Name, observed),
+	}
+}
+
+// Empty reports whether there is nothing to do.
+func (p Plan) Empty() bool {
+	return p.Firewall.empty() && p.Link.empty() && p.Device.empty() && len(p.Forward) == 0
+}
+
+func diffLink(desired state.Link, o state.Observed) Link {
+	l := Link{Name: desired.Name, Up: !o.LinkExists || !o.LinkUp}
+	if desired.MTU != o.Link.MTU {
+		l.MTU = desired.MTU
+	}
+	l.AddAddresses, l.RemoveAddresses = difference(desired.Addresses, o.Link.Addresses, netip.Prefix.Compare)
+	l.AddRoutes, l.RemoveRoutes = difference(desired.Routes, o.Link.Routes, netip.Prefix.Compare)
+	return l
+}
+
+func (l Link) empty() bool {
+	return l.MTU == 0 && !l.Up && len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes) == 0
+}
+
+func diffForwarding(link string, o state.Observed) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(o.Forwarding)) {
+		if !o.Forwarding[name] {
+			out = append(out, name)
+		}
+	}
+	if _, seen := o.Forwarding[link]; !seen {
+		out = append(out, link) // about to be made
+	}
+	return out
+}
+
+func diffDevice(desired state.Device, observed state.ObservedDevice, applied *state.Desired) Device {
+	var d Device
+	if desired.PrivateKey != observed.PrivateKey {
+		d.PrivateKey = &desired.PrivateKey
+	}
+	if desired.ListenPort != observed.ListenPort {
+		d.ListenPort = &desired.ListenPort
+	}
+	for k := range observed.Peers {
+		if _, wanted := desired.Peers[k]; !wanted {
+			d.Peers = append(d.Peers, Peer{Operation: Remove, PublicKey: k, Name: nameOf(k, applied)})
+		}
+	}
+	for k, want := range desired.Peers {
+		have, exists := observed.Peers[k]
+		if !exists {
+			d.Peers = append(d.Peers, add(want))
+			continue
+		}
+		if p, changed := update(want, have, lastApplied(k, applied)); changed {
+			d.Peers = append(d.Peers, p)
+		}
+	}
+	slices.SortFunc(d.Peers, func(a, b Peer) int {
+		return cmp.Or(cmp.Compare(a.Operation, b.Operation), strings.Compare(a.Name, b.Name), a.PublicKey.Compare(b.PublicKey))
+	})
+	return d
+}
+
+func (d Device) empty() bool { return d.PrivateKey == nil && d.ListenPort == nil && len(d.Peers) == 0 }
+
+func lastApplied(k key.Public, applied *state.Desired) (p state.Peer) {
+	if applied != nil {
+		p = applied.Device.Peers[k]
+	}
+	return p
+}
+
+func nameOf(k key.Public, applied *state.Desired) string {
+	return cmp.Or(lastApplied(k, applied).Name, k.String())
+}
+
+func add(want state.Peer) Peer {
+	p := Peer{Operation: Add, Name: want.Name, PublicKey: want.PublicKey, AllowedIPs: want.AllowedIPs}
+	if !want.PresharedKey.IsZero() {
+		p.PresharedKey = &want.PresharedKey
+	}
+	if want.Endpoint.IsValid() {
+		p.Endpoint = &want.Endpoint
+	}
+	if want.Keepalive != 0 {
+		p.Keepalive = &want.Keepalive
+	}
+	return p
+}
+
+func update(want state.Peer, have state.ObservedPeer, applied state.Peer) (Peer, bool) {
+	p := Peer{Operation: Update, Name: want.Name, PublicKey: want.PublicKey}
+	changed := false
+	if want.PresharedKey != have.PresharedKey {
+		p.PresharedKey, changed = &want.PresharedKey, true
+	}
+	if want.Keepalive != have.Keepalive {
+		p.Keepalive, changed = &want.Keepalive, true
+	}
+	// A configured endpoint is where to start; where the peer went from there
+	// is its own business. A device found at start-up keeps what it learnt.
+	if want.Endpoint.IsValid() && want.Endpoint != applied.Endpoint &&
+		(applied.PublicKey == want.PublicKey || !have.Endpoint.IsValid()) {
+		p.Endpoint, changed = &want.Endpoint, true
+	}
+	missing, extra := difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
+	switch {
+	case len(extra) > 0:
+		// There is no message to remove one prefix; the peer keeps its session.
+		p.AllowedIPs, p.ReplaceAllowedIPs, changed = want.AllowedIPs, true, true
+	case len(missing) > 0:
+		p.AllowedIPs, changed = missing, true
+	}
+	return p, changed
+}
+
+func diffFirewall(desired state.Firewall, inPlace bool, applied *state.Desired) Firewall {
+	fw := Firewall{Desired: desired}
+	if !inPlace || applied == nil || !sameRules(desired, applied.Firewall) {
+		fw.Replace = true
+		return fw
+	}
+	fw.AddSources, fw.RemoveSources = difference(desired.Sources, applied.Firewall.Sources, state.Source.Compare)
+	fw.AddGrants, fw.RemoveGrants = difference(desired.Grants, applied.Firewall.Grants, state.Grant.Compare)
+	return fw
+}
+
+// sameRules compares everything but the elements of the sets.
+func sameRules(a, b state.Firewall) bool {
+	return a.Interface == b.Interface && a.ListenPort == b.ListenPort &&
+		a.Masquerade == b.Masquerade && a.PeerToPeer == b.PeerToPeer && a.IPv6 == b.IPv6
+}
+
+func (f Firewall) empty() bool {
+	return !f.Replace && len(f.AddSources)+len(f.RemoveSources)+len(f.AddGrants)+len(f.RemoveGrants) == 0
+}
+
+// difference walks two sorted lists and returns what is only in want and what
+// is only in have.
+func difference[T any](want, have []T, compare func(T, T) int) (missing, extra []T) {
+	for len(want) > 0 && len(have) > 0 {
+		switch c := compare(want[0], have[0]); {
+		case c < 0:
+			missing, want = append(missing, want[0]), want[1:]
+		case c > 0:
+			extra, have = append(extra, have[0]), have[1:]
+		default:
+			want, have = want[1:], have[1:]
+		}
+	}
+	return append(missing, want...), append(extra, have...)
+}
+
+// Summary says in words what the plan does: names of peers and of fields,
+// never a key. At most limit peers are named.
+func (p Plan) Summary(limit int) []string {
+	var out []string
+	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if p.Firewall.Replace {
+		say("firewall table made anew")
+	} else if !p.Firewall.empty() {
+		say("firewall sources +%d -%d, grants +%d -%d", len(p.Firewall.AddSources), len(p.Firewall.RemoveSources), len(p.Firewall.AddGrants), len(p.Firewall.RemoveGrants))
+	}
+	if p.Link.Up {
+		say("link %s up", p.Link.Name)
+	}
+	if p.Link.MTU != 0 {
+		say("mtu %d", p.Link.MTU)
+	}
+	for _, l := range []struct {
+		what string
+		list []netip.Prefix
+	}{
+		{"address added", p.Link.AddAddresses},
+		{"address removed", p.Link.RemoveAddresses},
+		{"route added", p.Link.AddRoutes},
+		{"route removed", p.Link.RemoveRoutes},
+	} {
+		for _, prefix := range l.list {
+			say("%s %s", l.what, prefix)
+		}
+	}
+	if p.Device.PrivateKey != nil {
+		say("private key changed, public key now %s", p.Device.PrivateKey.Public())
+	}
+	if p.Device.ListenPort != nil {
+		say("listen port %d", *p.Device.ListenPort)
+	}
+	for i, peer := range p.Device.Peers {
+		if i == limit {
+			say("and %d more peers", len(p.Device.Peers)-limit)
+			break
+		}
+		out = append(out, peer.summary())
+	}
+	if len(p.Forward) > 0 {
+		say("forwarding on for %s", strings.Join(p.Forward, ", "))
+	}
+	return out
+}
+
+func (p Peer) summary() string {
+	text := fmt.Sprintf("peer %s %s", p.Name, map[Operation]string{Remove: "removed", Update: "updated", Add: "added"}[p.Operation])
+	if p.Operation != Update {
+		return text
+	}
+	var fields []string
+	if p.PresharedKey != nil {
+		fields = append(fields, "presharedKey")
+	}
+	if p.Endpoint != nil {
+		fields = append(fields, "endpoint")
+	}
+	if p.Keepalive != nil {
+		fields = append(fields, "persistentKeepalive")
+	}
+	if len(p.AllowedIPs) > 0 || p.ReplaceAllowedIPs {
+		fields = append(fields, "allowedIPs")
+	}
+	return text + " (" + strings.Join(fields, ", ") + ")"
+}

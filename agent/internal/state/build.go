@@ -1,0 +1,125 @@
+package state
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+)
+
+// Bytes that WireGuard adds to a packet: outer IP header (20 or 40), UDP (8),
+// and the data message's header and tag (16+16); see section 5.4.6 of the
+// WireGuard whitepaper.
+const (
+	overhead4 = 60
+	overhead6 = 80
+)
+
+// fallbackMTU is what wg-quick(8) takes on Ethernet; for a Pod without a route
+// to the Internet.
+const fallbackMTU = 1420
+
+// Inputs is everything that a desired state follows from.
+type Inputs struct {
+	Snapshot *spec.Snapshot
+	// Resolved maps endpoints with a DNS name to what the name stands for now.
+	// A name that is missing leaves its peer without endpoint.
+	Resolved map[spec.Endpoint]netip.AddrPort
+	Uplink   Uplink
+}
+
+// Uplink is the Pod's way to the Internet.
+type Uplink struct {
+	// MTU of the route in bytes; 0 where there is none.
+	MTU int
+	// IPv6 is true where encrypted packets may travel over IPv6.
+	IPv6 bool
+}
+
+// Build computes the desired state. It is a pure function and cannot fail: the
+// snapshot was validated as a whole.
+func Build(in Inputs) Desired {
+	s := in.Snapshot
+	server := s.Gateway.Server
+	d := Desired{
+		Link: Link{
+			Name:      server.Interface,
+			MTU:       cmp.Or(server.MTU, in.Uplink.tunnelMTU(s.Gateway.IPv6.Enabled)),
+			Addresses: slices.SortedFunc(slices.Values(server.Addresses), netip.Prefix.Compare),
+		},
+		Device: Device{
+			PrivateKey: s.PrivateKey,
+			ListenPort: server.ListenPort,
+			Peers:      make(map[key.Public]Peer, len(s.Peers)),
+		},
+	}
+	for _, p := range s.Peers {
+		endpoint, literal := p.Endpoint.AddrPort()
+		if !literal {
+			endpoint = in.Resolved[p.Endpoint]
+		}
+		d.Device.Peers[p.PublicKey] = Peer{
+			Name:         p.Name,
+			PublicKey:    p.PublicKey,
+			PresharedKey: p.PresharedKey,
+			Endpoint:     endpoint,
+			Keepalive:    time.Duration(p.PersistentKeepalive) * time.Second,
+			AllowedIPs:   unique(p.Prefixes()),
+		}
+	}
+	d.Link.Routes = routes(s)
+	d.Firewall = buildFirewall(s)
+	return d
+}
+
+// tunnelMTU is what fits into the uplink's packets.
+func (u Uplink) tunnelMTU(innerIPv6 bool) int {
+	if u.MTU == 0 {
+		return fallbackMTU
+	}
+	mtu := u.MTU - overhead4
+	if u.IPv6 {
+		mtu = u.MTU - overhead6
+	}
+	if innerIPv6 {
+		return max(mtu, 1280) // RFC 8200 section 5
+	}
+	return max(mtu, 576) // RFC 791
+}
+
+// routes are the peers' networks that the pools' own routes do not cover.
+func routes(s *spec.Snapshot) []netip.Prefix {
+	var out []netip.Prefix
+	for _, p := range s.Peers {
+		for _, n := range p.AllowedIPs {
+			inPool := slices.ContainsFunc(s.Gateway.Server.Addresses, func(pool netip.Prefix) bool {
+				return pool.Bits() <= n.Bits() && pool.Contains(n.Addr())
+			})
+			if !inPool {
+				out = append(out, n)
+			}
+		}
+	}
+	return outermost(out)
+}
+
+// unique sorts in place and drops repetitions.
+func unique(ps []netip.Prefix) []netip.Prefix {
+	slices.SortFunc(ps, netip.Prefix.Compare)
+	return slices.Compact(ps)
+}
+
+// outermost sorts in place and drops what another one contains.
+func outermost(ps []netip.Prefix) []netip.Prefix {
+	ps = unique(ps)
+	out := ps[:0]
+	for _, p := range ps {
+		if len(out) == 0 || !out[len(out)-1].Contains(p.Addr()) {
+			out = append(out, p)
+		}
+	}
+	return out
+}

@@ -1,0 +1,128 @@
+package state
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+)
+
+// SessionLifetime is how long a WireGuard session may be used after its
+// handshake: REJECT_AFTER_TIME, section 6.1 of the WireGuard whitepaper.
+const SessionLifetime = 180 * time.Second
+
+// Activity tells peers apart by what is known of their session.
+type Activity string
+
+// The activities.
+const (
+	Never     Activity = "never"     // no handshake since the device exists
+	Connected Activity = "connected" // a handshake within SessionLifetime
+	Idle      Activity = "idle"      // session over, and the gateway has nothing to say either
+	Dead      Activity = "dead"      // session over, while the gateway calls and gets no answer
+)
+
+// Activities lists every activity, for metrics that must show zeros too.
+func Activities() []Activity { return []Activity{Connected, Idle, Dead, Never} }
+
+// Session is what is remembered of a peer between two observations.
+type Session struct {
+	Activity      Activity
+	Endpoint      netip.AddrPort
+	LastHandshake time.Time
+	transmitted   int64
+	// unanswered is when the gateway was first seen sending after the session
+	// had ended; zero where it was not.
+	unanswered time.Time
+}
+
+// deadAfter is how long calls must stay unanswered before a peer is called
+// dead: REKEY_ATTEMPT_TIME is 90 s, and handshake initiations are at most
+// KEEPALIVE+REKEY_TIMEOUT apart.
+const deadAfter = 15 * time.Second
+
+// Sessions is the memory of all peers.
+type Sessions map[key.Public]Session
+
+// EventKind says what happened to a peer between two observations.
+type EventKind string
+
+// The kinds of events.
+const (
+	PeerConnected    EventKind = "peer connected"
+	PeerDisconnected EventKind = "peer disconnected"
+	PeerRoamed       EventKind = "peer roamed"
+)
+
+// Event is something that people want to read of in a log.
+type Event struct {
+	Kind      EventKind
+	PublicKey key.Public
+	// From and To are the peer's endpoints before and after; From is zero
+	// unless the peer roamed.
+	From, To netip.AddrPort
+}
+
+// Next returns the sessions after an observation at time now, and what
+// happened since the last one, in the order of public keys. The receiver stays
+// as it is; nil is a fine start.
+func (s Sessions) Next(peers map[key.Public]ObservedPeer, now time.Time) (Sessions, []Event) {
+	next := make(Sessions, len(peers))
+	var events []Event
+	for k, p := range peers {
+		before, known := s[k]
+		after := before.next(p, now)
+		next[k] = after
+		was, is := before.Activity == Connected, after.Activity == Connected
+		switch {
+		case is && !was:
+			events = append(events, Event{Kind: PeerConnected, PublicKey: k, To: after.Endpoint})
+		case was && !is:
+			events = append(events, Event{Kind: PeerDisconnected, PublicKey: k, To: after.Endpoint})
+		case is && known && before.Endpoint != after.Endpoint && before.Endpoint.IsValid():
+			events = append(events, Event{Kind: PeerRoamed, PublicKey: k, From: before.Endpoint, To: after.Endpoint})
+		}
+	}
+	slices.SortFunc(events, func(a, b Event) int {
+		return cmp.Or(a.PublicKey.Compare(b.PublicKey), cmp.Compare(a.Kind, b.Kind))
+	})
+	return next, events
+}
+
+func (s Session) next(p ObservedPeer, now time.Time) Session {
+	out := Session{Endpoint: p.Endpoint, LastHandshake: p.LastHandshake, transmitted: p.TransmitBytes}
+	switch {
+	case p.LastHandshake.IsZero():
+		out.Activity = Never
+		return out
+	case now.Sub(p.LastHandshake) < SessionLifetime:
+		out.Activity = Connected
+		return out
+	}
+	out.unanswered = s.unanswered
+	if p.TransmitBytes > s.transmitted && s.Activity != "" && s.Activity != Connected && out.unanswered.IsZero() {
+		out.unanswered = now
+	}
+	if p.TransmitBytes == s.transmitted && now.Sub(out.unanswered) > SessionLifetime {
+		out.unanswered = time.Time{} // it gave up long ago
+	}
+	out.Activity = Idle
+	if !out.unanswered.IsZero() && now.Sub(out.unanswered) >= deadAfter {
+		out.Activity = Dead
+	}
+	return out
+}
+
+// Count returns the number of peers by activity; every activity is present.
+func (s Sessions) Count() map[Activity]int {
+	out := make(map[Activity]int, 4)
+	for _, a := range Activities() {
+		out[a] = 0
+	}
+	for _, session := range s {
+		out[session.Activity]++
+	}
+	return out
+}

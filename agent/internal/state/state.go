@@ -1,0 +1,85 @@
+// Package state holds the two pictures that a run compares: what should be
+// ([Desired], built from the user's files alone) and what is ([Observed], read
+// from the system). Both are plain values, normalised so that equal means ==.
+//
+// The package is pure: no clock, no network, no files.
+package state
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+)
+
+// Desired is the whole state of a gateway as the user's files ask for it.
+type Desired struct {
+	Link     Link
+	Device   Device
+	Firewall Firewall
+}
+
+// Link is the network device and what hangs on it.
+type Link struct {
+	Name string
+	// MTU in bytes.
+	MTU int
+	// Addresses of the gateway with the length of their pool, sorted.
+	Addresses []netip.Prefix
+	// Routes into the tunnel beside the pools, masked and sorted.
+	Routes []netip.Prefix
+}
+
+// Device is the WireGuard configuration.
+type Device struct {
+	PrivateKey key.Private
+	ListenPort uint16
+	Peers      map[key.Public]Peer
+}
+
+// Peer is one peer as WireGuard knows it.
+type Peer struct {
+	Name         string // for people; WireGuard has none
+	PublicKey    key.Public
+	PresharedKey key.Preshared
+	// Endpoint is where to call the peer; the zero value leaves it alone.
+	Endpoint netip.AddrPort
+	// Keepalive is the interval of persistent keepalives; 0 is off.
+	Keepalive time.Duration
+	// AllowedIPs, masked, sorted, unique.
+	AllowedIPs []netip.Prefix
+}
+
+// Observed is what the system says. It is read afresh for every run.
+type Observed struct {
+	// LinkExists is false before the first run and after somebody removed it.
+	LinkExists bool
+	LinkUp     bool
+	Link       Link
+	Device     ObservedDevice
+	// Forwarding says for every device but loopback whether IPv4 packets that
+	// come in by it are forwarded (IPV4_DEVCONF_FORWARDING, linux/ip.h).
+	Forwarding map[string]bool
+	// IPv6Forwarding is the Pod's sysctl net.ipv6.conf.all.forwarding.
+	IPv6Forwarding bool
+	// FirewallInPlace is false where our nftables table is missing or does not
+	// hold the chains and rules that it was made with.
+	FirewallInPlace bool
+}
+
+// ObservedDevice is a WireGuard device as it runs.
+type ObservedDevice struct {
+	PrivateKey key.Private
+	ListenPort uint16
+	Peers      map[key.Public]ObservedPeer
+}
+
+// ObservedPeer is a peer with its counters. Peer.Name is empty and
+// Peer.Endpoint is where packets last came from.
+type ObservedPeer struct {
+	Peer
+	// LastHandshake is zero where there was none.
+	LastHandshake time.Time
+	ReceiveBytes  int64
+	TransmitBytes int64
+}
