@@ -1,0 +1,70 @@
+// Command deps installs the system packages that the tests and demos need and
+// the machine lacks, where that is Debian or a kin of it and the user is root.
+// Elsewhere it names what is missing.
+//
+//	deps [-check]
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
+)
+
+func main() {
+	check := flag.Bool("check", false, "only name what is missing")
+	flag.Parse()
+	if err := run(context.Background(), *check); err != nil {
+		fmt.Fprintln(os.Stderr, "deps:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, check bool) error {
+	missing := missingPackages()
+	if len(missing) == 0 {
+		return nil
+	}
+	names := strings.Join(missing, " ")
+	aptGet, err := exec.LookPath("apt-get")
+	switch {
+	case check:
+		return fmt.Errorf("missing packages: %s", names)
+	case err != nil:
+		return fmt.Errorf("missing packages (Debian's names): %s; this machine has no apt-get, install them by its own means", names)
+	case os.Geteuid() != 0:
+		return fmt.Errorf("missing packages: %s; run as root, or: sudo apt-get install %s", names, names)
+	}
+	for _, args := range [][]string{
+		{"update", "-q"},
+		append([]string{"install", "-q", "-y", "--no-install-recommends"}, missing...),
+	} {
+		cmd := exec.CommandContext(ctx, aptGet, args...)
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
+		}
+	}
+	if missing := missingPackages(); len(missing) > 0 {
+		return errors.New("installed, but their commands are not found: " + strings.Join(missing, " "))
+	}
+	return nil
+}
+
+// missingPackages returns the names of the packages whose command isn't there.
+func missingPackages() []string {
+	var missing []string
+	for _, p := range testenv.Packages() {
+		if _, err := testenv.FindTool(p.Command); err != nil {
+			missing = append(missing, p.Name)
+		}
+	}
+	return missing
+}
