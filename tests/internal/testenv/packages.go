@@ -5,22 +5,18 @@ package testenv
 type Package struct {
 	Name    string // Debian 12 and later, Ubuntu 22.04 and later
 	Command string
-	For     string // which make targets ask for it
 }
 
-// Packages lists the Debian packages that `make test`, `make e2e`, `make demo`
-// and `make demo-cluster` need beside Go and make. `make deps` installs them and
-// a missing tool's message names them, so that this is the only list.
+// Packages lists the Debian packages that the tests, the demos and the benchmark
+// need beside Go and make. `make deps` installs them and a missing tool's message
+// names them, so that this is the only list.
 func Packages() []Package {
 	return []Package{
-		{Name: "iproute2", Command: "ip", For: "test"},
-		{Name: "nftables", Command: "nft", For: "test"},
-		{Name: "wireguard-tools", Command: "wg", For: "test"},
-		{Name: "wireguard-go", Command: "wireguard-go", For: "test"},
-		{Name: "iputils-ping", Command: "ping", For: "test"},
-		{Name: "conntrack", Command: "conntrack", For: "test"},
-		{Name: "containerd", Command: "containerd", For: "e2e"},
-		{Name: "runc", Command: "runc", For: "e2e"},
+		{Name: "iproute2", Command: "ip"},
+		{Name: "iputils-ping", Command: "ping"},
+		{Name: "nftables", Command: "nft"},
+		{Name: "wireguard-go", Command: "wireguard-go"},
+		{Name: "wireguard-tools", Command: "wg"},
 	}
 }
 

@@ -1,0 +1,111 @@
+# Every command of the project. The logic lives in Go; this file only names it.
+
+VERSION  := $(shell sed -n 's/^appVersion: *"\{0,1\}\([^"]*\).*/\1/p' charts/vpn-gateway/Chart.yaml)
+REVISION := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
+CREATED  := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+IMAGE    := ghcr.io/cloud-native-vpn/vpn-gateway:$(VERSION)
+ARCHIVE  := $(CURDIR)/dist/vpn-gateway-$(VERSION).tar
+REGISTRY ?= ghcr.io/cloud-native-vpn
+FUZZTIME ?= 30s
+
+# The same flags for every binary of a release: equal sources, equal bytes.
+GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
+GOTEST  := go run ./tests/gotest
+TOOL    := go run ./ci/tools/run
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/vpn-agent, static, for this machine
+	$(GOBUILD) -o bin/vpn-agent ./agent/cmd/vpn-agent
+
+.PHONY: image
+image: ## Build the container image for amd64 and arm64 as an OCI archive in dist/
+	GOOS=linux GOARCH=amd64 $(GOBUILD) -o bin/linux-amd64/vpn-agent ./agent/cmd/vpn-agent
+	GOOS=linux GOARCH=arm64 $(GOBUILD) -o bin/linux-arm64/vpn-agent ./agent/cmd/vpn-agent
+	@go run -C ci/image . build -name $(IMAGE) -output $(ARCHIVE) -created $(CREATED) \
+		-platform linux/amd64 -platform linux/arm64 -entrypoint /vpn-agent \
+		-file '$(CURDIR)/bin/{os}-{arch}/vpn-agent:/vpn-agent:0755' \
+		-ca-certificates /etc/ssl/certs/ca-certificates.crt \
+		-label org.opencontainers.image.title=vpn-gateway \
+		-label 'org.opencontainers.image.description=WireGuard gateway for Kubernetes that never drops a tunnel' \
+		-label org.opencontainers.image.source=https://github.com/cloud-native-vpn/vpn-gateway \
+		-label org.opencontainers.image.licenses=Apache-2.0 \
+		-label org.opencontainers.image.version=$(VERSION) \
+		-label org.opencontainers.image.revision=$(REVISION)
+
+.PHONY: push
+push: image ## Push the image to REGISTRY=registry.example.com/team
+	@go run -C ci/image . push -archive $(ARCHIVE) -registry $(REGISTRY)
+
+.PHONY: deps
+deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
+	@go run ./tests/deps
+
+.PHONY: test test-unit test-integration test-image test-cluster
+test: ## Run every test that needs no cluster
+	@go run ./tests/deps -try
+	@$(MAKE) -k test-unit test-integration test-image test-cluster
+test-unit:
+	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
+# By itself: what it measures would suffer from other tests beside it.
+test-integration:
+	@$(GOTEST) -name integration -- -timeout 20m ./tests/integration/...
+test-image:
+	@$(GOTEST) -name image -C ci/image -- ./...
+test-cluster:
+	@$(GOTEST) -name cluster -C tests/cluster -- ./internal/...
+
+.PHONY: e2e
+e2e: ## Run the tests on a Kubernetes of the project's own (root; the first run builds it)
+	@go run ./tests/deps -try
+	@$(GOTEST) -name e2e -- -v -tags e2e -timeout 40m ./tests/e2e/...
+
+.PHONY: fuzz
+fuzz: ## Fuzz the parser of what users write, for FUZZTIME
+	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/internal/spec
+
+.PHONY: bench
+bench: ## Measure reload, metrics, throughput and memory; prints the README's table
+	@go run ./tests/deps -try
+	@go run ./tests/bench
+
+.PHONY: demo demo-cluster demo-down
+demo: ## Show a gateway and a client on this machine, with no cluster (root)
+	@go run ./tests/deps -try
+	@go run ./tests/demo
+demo-cluster: ## Show the same on a Kubernetes of the project's own (root)
+	@go run ./tests/deps -try
+	@go run ./tests/demo -cluster
+demo-down: ## Remove everything that demo-cluster made
+	@go run -C tests/cluster . down
+
+.PHONY: lint lint-selftest
+lint: lint-selftest ## Check the code, the floors of the design and the chart
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster; do \
+		echo "golangci-lint $$module" && (cd $$module && $$golangci run) || exit 1; done
+	@$(TOOL) helm lint --strict --quiet charts/vpn-gateway $(foreach f,$(wildcard values/minimal.yaml),-f $(f))
+# Proves that the linter finds what it is there to find.
+lint-selftest:
+	@go test -tags lint ./ci/lint
+
+.PHONY: fmt
+fmt: ## Format the Go code
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster; do \
+		(cd $$module && $$golangci fmt) || exit 1; done
+
+.PHONY: docs docs-check
+docs: ## Generate the chart's README from its values
+	@$(TOOL) helm-docs --chart-search-root charts --log-level warning
+docs-check: docs ## Fail where generated documentation is not committed
+	@git diff --exit-code --stat -- charts/*/README.md
+
+.PHONY: clean
+clean: ## Remove what was built here (the cache outside the tree stays)
+	rm -rf bin dist
