@@ -143,10 +143,10 @@ func checkImage(t *testing.T, image v1.Image, agent string) {
 	}
 	defer rc.Close()
 	type entry struct {
-		Name     string
-		Mode     int64
-		Uid, Gid int
-		Unix     int64
+		Name        string
+		Mode        int64
+		User, Group int
+		Unix        int64
 	}
 	var entries []entry
 	contents := map[string]string{}

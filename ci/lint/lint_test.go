@@ -79,7 +79,7 @@ func lint(t *testing.T, dir string) []string {
 	out, err := cmd.Output()
 	// Exit code 1 is 'there are issues'.
 	var exit *exec.ExitError
-	if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+	if hasIssues := errors.As(err, &exit) && exit.ExitCode() == 1; err != nil && !hasIssues {
 		t.Fatalf("golangci-lint: %v\n%s%s", err, out, stderr.String())
 	}
 	var report struct {

@@ -42,8 +42,8 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("missing packages: %s; run as root, or: sudo apt-get install %s", names, names)
 	}
 	for _, args := range [][]string{
-		{"update", "-q"},
-		append([]string{"install", "-q", "-y", "--no-install-recommends"}, missing...),
+		{"update", "-qq"},
+		append([]string{"install", "-qq", "-y", "-o", "Dpkg::Use-Pty=0", "--no-install-recommends"}, missing...),
 	} {
 		cmd := exec.CommandContext(ctx, aptGet, args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
