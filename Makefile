@@ -90,7 +90,8 @@ demo-down: ## Remove everything that demo-cluster made
 lint: lint-selftest ## Check the code, the floors of the design and the chart
 	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster; do \
 		echo "golangci-lint $$module" && (cd $$module && $$golangci run) || exit 1; done
-	@$(TOOL) helm lint --strict --quiet charts/vpn-gateway $(foreach f,$(wildcard values/minimal.yaml),-f $(f))
+	@for values in values/*.yaml; do \
+		echo "helm lint $$values" && $(TOOL) helm lint --strict --quiet charts/vpn-gateway -f $$values || exit 1; done
 # Proves that the linter finds what it is there to find.
 lint-selftest:
 	@go test -tags lint ./ci/lint
@@ -104,7 +105,8 @@ fmt: ## Format the Go code
 docs: ## Generate the chart's README from its values
 	@$(TOOL) helm-docs --chart-search-root charts --log-level warning
 docs-check: docs ## Fail where generated documentation is not committed
-	@git diff --exit-code --stat -- charts/*/README.md
+	@changed=$$(git status --porcelain -- charts/*/README.md) && test -z "$$changed" || \
+		{ echo "generated documentation is not committed: $$changed"; exit 1; }
 
 .PHONY: clean
 clean: ## Remove what was built here (the cache outside the tree stays)
