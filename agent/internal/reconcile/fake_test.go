@@ -1,0 +1,116 @@
+package reconcile
+
+import (
+	"errors"
+	"maps"
+	"slices"
+
+	"net/netip"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// fakeDevice implements [Device] in memory: a plan does to it what netlink and
+// wgctrl would do to a real one.
+type fakeDevice struct {
+	state.Observed
+	applied []plan.Plan // every plan, in order
+	err     error       // of the next Apply
+}
+
+// newFakeDevice is a Pod before the first run: no tunnel, one other device.
+func newFakeDevice() *fakeDevice {
+	return &fakeDevice{Observed: state.Observed{
+		Device:     state.ObservedDevice{Peers: map[key.Public]state.ObservedPeer{}},
+		Forwarding: map[string]bool{"eth0": false},
+	}}
+}
+
+func (f *fakeDevice) Observe() (state.Observed, error) {
+	o := f.Observed
+	o.Device.Peers = maps.Clone(o.Device.Peers)
+	o.Forwarding = maps.Clone(o.Forwarding)
+	return o, nil
+}
+
+func (f *fakeDevice) Peers() (map[key.Public]state.ObservedPeer, error) {
+	return maps.Clone(f.Device.Peers), nil
+}
+
+func (f *fakeDevice) Apply(p plan.Plan) error {
+	if f.err != nil {
+		err := f.err
+		f.err = nil
+		return err
+	}
+	f.applied = append(f.applied, p)
+	f.LinkExists, f.LinkUp = true, f.LinkUp || p.Link.Up
+	f.Link.Name = p.Link.Name
+	if p.Link.MTU != 0 {
+		f.Link.MTU = p.Link.MTU
+	}
+	f.Link.Addresses = patch(f.Link.Addresses, p.Link.AddAddresses, p.Link.RemoveAddresses)
+	f.Link.Routes = patch(f.Link.Routes, p.Link.AddRoutes, p.Link.RemoveRoutes)
+	for _, name := range p.Forward {
+		f.Forwarding[name] = true
+	}
+	if p.Device.PrivateKey != nil {
+		f.Device.PrivateKey = *p.Device.PrivateKey
+	}
+	if p.Device.ListenPort != nil {
+		f.Device.ListenPort = *p.Device.ListenPort
+	}
+	for _, peer := range p.Device.Peers {
+		f.patchPeer(peer)
+	}
+	return nil
+}
+
+func (f *fakeDevice) patchPeer(p plan.Peer) {
+	if p.Operation == plan.Remove {
+		delete(f.Device.Peers, p.PublicKey)
+		return
+	}
+	have := f.Device.Peers[p.PublicKey]
+	have.PublicKey = p.PublicKey
+	if p.PresharedKey != nil {
+		have.PresharedKey = *p.PresharedKey
+	}
+	if p.Endpoint != nil {
+		have.Endpoint = *p.Endpoint
+	}
+	if p.Keepalive != nil {
+		have.Keepalive = *p.Keepalive
+	}
+	if p.ReplaceAllowedIPs {
+		have.AllowedIPs = nil
+	}
+	have.AllowedIPs = patch(have.AllowedIPs, p.AllowedIPs, nil)
+	f.Device.Peers[p.PublicKey] = have
+}
+
+func patch(list, add, remove []netip.Prefix) []netip.Prefix {
+	out := slices.DeleteFunc(slices.Clone(list), func(p netip.Prefix) bool { return slices.Contains(remove, p) })
+	out = append(out, add...)
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return slices.Compact(out)
+}
+
+// fakeFirewall implements [Firewall] in memory.
+type fakeFirewall struct {
+	inPlace bool
+	applied []plan.Firewall
+}
+
+func (f *fakeFirewall) InPlace(state.Firewall) (bool, error) { return f.inPlace, nil }
+
+func (f *fakeFirewall) Apply(p plan.Firewall) error {
+	if !p.Replace && !f.inPlace {
+		return errors.New("no such table")
+	}
+	f.inPlace = true
+	f.applied = append(f.applied, p)
+	return nil
+}

@@ -1,0 +1,184 @@
+// Package reconcile is the loop that keeps the device equal to the files. An
+// event says only 'something may have changed'; a run always does the whole
+// flow: read, load, build, observe, diff, apply, observe again.
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
+)
+
+// Device is the tunnel; package device has the real ones.
+type Device interface {
+	Observe() (state.Observed, error)
+	Peers() (map[key.Public]state.ObservedPeer, error)
+	Apply(plan.Plan) error
+}
+
+// Firewall is the nftables table; package firewall has the real one.
+type Firewall interface {
+	InPlace(state.Firewall) (bool, error)
+	Apply(plan.Firewall) error
+}
+
+// Options of a [Reconciler].
+type Options struct {
+	// Initial is the snapshot that the device was opened for, of Files.
+	Initial *spec.Snapshot
+	Files   spec.Files
+	// Read returns the files as they are now.
+	Read     func() (spec.Files, error)
+	Device   Device
+	Firewall Firewall
+	// Uplink tells the way to the Internet, for the MTU.
+	Uplink func() (state.Uplink, error)
+	// Resolve looks up the name of a peer's endpoint.
+	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+
+	// Resync is how often to run without an event; Sessions how often to look
+	// at the peers' handshakes in between.
+	Resync, Sessions time.Duration
+	Now              func() time.Time
+	Log              *slog.Logger
+	Instruments      *telemetry.Instruments
+	// Base holds what does not change: version, interface, data plane.
+	Base telemetry.Status
+	// Published, where not nil, is called after every new status.
+	Published func(telemetry.Status)
+}
+
+// Reconciler owns all state between two runs. Only [Reconciler.Status] and
+// [Reconciler.Drain] may be called from another goroutine than Run's.
+type Reconciler struct {
+	Options
+
+	snapshot   *spec.Snapshot // the last good one
+	peerNames  map[key.Public]string
+	inForce    string         // hash of the snapshot's files
+	files      fingerprint    // of the last reading, good or bad
+	pending    bool           // the snapshot has not been applied in full yet
+	generation uint64         // snapshots applied
+	applied    *state.Desired // nil where the device's state is in doubt
+	observed   state.Observed // after the last run
+	desired    state.Desired
+	sessions   state.Sessions
+	reloads    telemetry.Reloads
+	runError   error
+	resolver   *resolver
+
+	draining atomic.Bool
+	drain    atomic.Int64 // nanoseconds
+	status   atomic.Pointer[telemetry.Status]
+}
+
+// New returns a reconciler that has not run yet.
+func New(o Options) *Reconciler {
+	r := &Reconciler{Options: o, resolver: newResolver(o.Resolve, o.Now)}
+	r.files = fingerprintOf(o.Files)
+	r.adopt(o.Initial, r.files)
+	r.publish()
+	return r
+}
+
+// Run runs at once, then after every event and every Resync, until ctx is
+// done. A failed run is tried again, first after a second, later less often.
+// The error is that of the first run: without it there is nothing to keep.
+func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
+	r.run(ctx, "start")
+	if r.runError != nil {
+		return fmt.Errorf("first run: %w", r.runError)
+	}
+	resync := time.NewTicker(r.Resync)
+	defer resync.Stop()
+	sessions := time.NewTicker(r.Sessions)
+	defer sessions.Stop()
+	backoff := newBackoff(time.Second, r.Resync)
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-sessions.C:
+			r.watchSessions()
+			continue
+		case <-changed:
+			r.run(ctx, "files")
+		case <-r.resolver.resolved:
+			r.run(ctx, "endpoints")
+		case <-resync.C:
+			r.run(ctx, "resync")
+		case <-retry:
+			r.run(ctx, "retry")
+		}
+		retry = nil
+		if r.runError != nil {
+			retry = time.After(backoff.next())
+		} else {
+			backoff.reset()
+		}
+	}
+}
+
+// Status is what is known after the last run.
+func (r *Reconciler) Status() telemetry.Status {
+	s := *r.status.Load()
+	if r.draining.Load() {
+		s.Conditions = append([]telemetry.Condition(nil), s.Conditions...)
+		for i := range s.Conditions {
+			if s.Conditions[i].Name == conditionServing {
+				s.Conditions[i].OK, s.Conditions[i].Detail = false, "draining: leaving after SIGTERM"
+			}
+		}
+	}
+	return s
+}
+
+// Drain makes the gateway unready from now on, while everything else goes on,
+// and returns for how long to serve still (server.drain).
+func (r *Reconciler) Drain() time.Duration {
+	r.draining.Store(true)
+	if r.Published != nil {
+		r.Published(r.Status())
+	}
+	return time.Duration(r.drain.Load())
+}
+
+// watchSessions logs what peers did since the last look.
+func (r *Reconciler) watchSessions() {
+	peers, err := r.Device.Peers()
+	if err != nil {
+		r.Log.Error("cannot read the device", "error", err)
+		return
+	}
+	r.noteSessions(peers)
+	r.publish()
+}
+
+func (r *Reconciler) noteSessions(peers map[key.Public]state.ObservedPeer) {
+	var events []state.Event
+	r.sessions, events = r.sessions.Next(peers, r.Now())
+	r.Instruments.CountEvents(events)
+	telemetry.LogEvents(r.Log, events, r.peerNames)
+}
+
+// backoff doubles a delay up to a limit.
+type backoff struct{ first, most, current time.Duration }
+
+func newBackoff(first, most time.Duration) *backoff { return &backoff{first: first, most: most} }
+
+func (b *backoff) next() time.Duration {
+	b.current = min(max(b.first, 2*b.current), b.most)
+	return b.current
+}
+
+func (b *backoff) reset() { b.current = 0 }

@@ -1,0 +1,215 @@
+package reconcile
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"maps"
+	"slices"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
+)
+
+// summaryLimit bounds the peers that one log line names.
+const summaryLimit = 20
+
+// run does the whole flow once.
+func (r *Reconciler) run(ctx context.Context, reason string) {
+	start := r.Now()
+	r.reload()
+	changes, err := r.converge(ctx)
+	took := r.Now().Sub(start)
+	r.Instruments.RunDuration.Observe(took.Seconds())
+	switch {
+	case err != nil:
+		r.fail(err)
+	case r.pending:
+		r.pending = false
+		r.generation++
+		r.reloads.Succeeded++
+		r.reloads.LastOK, r.reloads.LastSuccess, r.reloads.LastError = true, r.Now(), ""
+		r.Instruments.ReloadDuration.Observe(took.Seconds())
+		telemetry.LogReload(r.Log, telemetry.Reload{
+			Hash: r.inForce, Generation: r.generation, Peers: len(r.snapshot.Peers),
+			Changes: changes, Warnings: r.snapshot.Warnings, Took: took,
+		})
+	case len(changes) > 0:
+		r.Log.Warn("repaired", "reason", reason, "changes", changes)
+	}
+	r.runError = err
+	r.publish()
+}
+
+// fail notes a run that could not be finished, and logs every new reason once.
+func (r *Reconciler) fail(err error) {
+	if r.runError == nil || r.runError.Error() != err.Error() {
+		r.Log.Error("cannot apply, trying again", "error", err)
+	}
+	if r.pending && r.reloads.LastError != err.Error() {
+		r.reloads.Failed++
+		r.reloads.LastOK, r.reloads.LastFailure, r.reloads.LastError = false, r.Now(), err.Error()
+	}
+}
+
+// reload reads the files and adopts them where they have changed and are valid.
+func (r *Reconciler) reload() {
+	files, err := r.Read()
+	if err != nil {
+		r.refuse(fingerprint(sha256.Sum256([]byte(err.Error()))), err)
+		return
+	}
+	now := fingerprintOf(files)
+	if now == r.files {
+		return
+	}
+	s, err := spec.Load(files)
+	if err == nil {
+		err = r.reloadable(s)
+	}
+	if err != nil {
+		r.refuse(now, err)
+		return
+	}
+	r.files = now
+	if now.String() == r.inForce && !r.pending {
+		r.reloads.LastOK, r.reloads.LastError = true, ""
+		r.Log.Info("the files are again what is in force", "hash", r.inForce)
+		return
+	}
+	r.adopt(s, now)
+}
+
+// adopt makes a snapshot the one to converge to.
+func (r *Reconciler) adopt(s *spec.Snapshot, f fingerprint) {
+	r.snapshot, r.inForce, r.pending = s, f.String(), true
+	r.drain.Store(int64(s.Gateway.Server.Drain))
+	r.peerNames = make(map[key.Public]string, len(s.Peers))
+	for _, p := range s.Peers {
+		r.peerNames[p.PublicKey] = p.Name
+	}
+}
+
+// refuse keeps the last good state and says why, once for every new reason.
+func (r *Reconciler) refuse(now fingerprint, err error) {
+	if now == r.files {
+		return
+	}
+	r.files = now
+	r.reloads.Failed++
+	r.reloads.LastOK, r.reloads.LastFailure, r.reloads.LastError = false, r.Now(), err.Error()
+	telemetry.LogReload(r.Log, telemetry.Reload{
+		Err: err, Hash: r.inForce, Generation: r.generation, Peers: len(r.snapshot.Peers),
+	})
+}
+
+// reloadable refuses what only a new Pod can change.
+func (r *Reconciler) reloadable(s *spec.Snapshot) error {
+	was, is := r.Initial.Gateway.Server, s.Gateway.Server
+	var faults spec.Faults
+	refuse := func(field, value, now string) {
+		faults = append(faults, spec.Fault{File: spec.GatewayFile, Path: "server." + field, Value: value,
+			Problem: "cannot change while the gateway runs, it is " + now, Fix: "restart the Pod, as the chart does on upgrade"})
+	}
+	if is.Interface != was.Interface {
+		refuse("interface", is.Interface, was.Interface)
+	}
+	if is.DataPlane != was.DataPlane {
+		refuse("dataPlane", string(is.DataPlane), string(was.DataPlane))
+	}
+	if len(faults) > 0 {
+		return faults
+	}
+	return nil
+}
+
+// converge makes the system equal to the snapshot and returns what it changed.
+func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
+	uplink, err := r.Uplink()
+	if err != nil {
+		return nil, fmt.Errorf("find the route to the Internet: %w", err)
+	}
+	r.desired = state.Build(state.Inputs{
+		Snapshot: r.snapshot,
+		Resolved: r.resolver.lookup(ctx, r.snapshot),
+		Uplink:   uplink,
+	})
+	if err := r.observe(); err != nil {
+		return nil, err
+	}
+	p := plan.Diff(r.desired, r.observed, r.applied)
+	if p.Empty() {
+		r.applied = &r.desired
+		return nil, nil
+	}
+	// Until all is done, what is applied is in doubt; a later run that does
+	// not know makes the table anew and leaves endpoints alone.
+	r.applied = nil
+	if err := r.apply(p); err != nil {
+		return nil, errors.Join(err, r.observe())
+	}
+	if err := r.observe(); err != nil {
+		return nil, err
+	}
+	desired := r.desired
+	if left := plan.Diff(desired, r.observed, &desired); !left.Empty() {
+		return nil, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
+	}
+	r.applied = &desired
+	return p.Summary(summaryLimit), nil
+}
+
+func (r *Reconciler) apply(p plan.Plan) error {
+	if err := r.Firewall.Apply(p.Firewall); err != nil {
+		return fmt.Errorf("firewall: %w", err)
+	}
+	if err := r.Device.Apply(p); err != nil {
+		return fmt.Errorf("device: %w", err)
+	}
+	return nil
+}
+
+func (r *Reconciler) observe() error {
+	r.observed = state.Observed{} // whatever cannot be seen does not count as there
+	o, err := r.Device.Observe()
+	if err != nil {
+		return fmt.Errorf("observe the device: %w", err)
+	}
+	o.FirewallInPlace, err = r.Firewall.InPlace(r.desired.Firewall)
+	if err != nil {
+		return fmt.Errorf("observe the firewall: %w", err)
+	}
+	r.observed = o
+	r.noteSessions(o.Device.Peers)
+	return nil
+}
+
+// fingerprint tells two readings of the files apart.
+type fingerprint [sha256.Size]byte
+
+// String is short enough for a log and long enough to be unique.
+func (f fingerprint) String() string { return hex.EncodeToString(f[:6]) }
+
+func fingerprintOf(files spec.Files) fingerprint {
+	h := sha256.New()
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		// Lengths first, so that no two sets of files can run together.
+		writeSized(h, []byte(name))
+		writeSized(h, files[name])
+	}
+	return fingerprint(h.Sum(nil))
+}
+
+func writeSized(h hash.Hash, b []byte) {
+	var size [8]byte
+	binary.BigEndian.PutUint64(size[:], uint64(len(b)))
+	_, _ = h.Write(size[:])
+	_, _ = h.Write(b)
+}
