@@ -40,6 +40,7 @@ func newRootCommand(env environment) *cobra.Command {
 	root.SetOut(env.Out)
 	root.SetErr(env.Err)
 	root.AddCommand(
+		newGatewayCommand(env),
 		newVersionCommand(env),
 	)
 	return root

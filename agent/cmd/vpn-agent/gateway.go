@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/device"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/reconcile"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/watch"
+)
+
+const (
+	// debounce is short against the 150 ms that a reload may take and long
+	// against the microseconds between the kubelet's steps of one swap.
+	debounceQuiet   = 20 * time.Millisecond
+	debounceLongest = 100 * time.Millisecond
+	// pollInterval stands in for inotify on nodes that have none left.
+	pollInterval = 2 * time.Second
+	// sessionsInterval is how soon a peer that came or went is logged.
+	sessionsInterval = 5 * time.Second
+	shutdownTimeout  = 2 * time.Second
+)
+
+type gatewayOptions struct {
+	configDir, httpAddress, healthAddress string
+	logLevel                              slog.LevelVar
+	resync                                time.Duration
+}
+
+func newGatewayCommand(env environment) *cobra.Command {
+	var o gatewayOptions
+	cmd := &cobra.Command{
+		Use:   "gateway",
+		Short: "Run a WireGuard gateway that follows the mounted files",
+		Long: "Run a WireGuard gateway. It renders the files of --config-dir into a device, routes and a firewall, " +
+			"and from then on keeps them equal to the files without ever restarting.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runGateway(cmd.Context(), env, &o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.configDir, "config-dir", "/etc/vpn-gateway", "directory with config/, key/, psk/ and peers.d/")
+	f.StringVar(&o.httpAddress, "http-address", ":8080", "where to serve /healthz, /readyz and /metrics")
+	f.StringVar(&o.healthAddress, "health-address", "", "TCP address that accepts only while ready, for load balancers that cannot probe UDP; empty is off")
+	f.TextVar(&o.logLevel, "log-level", &o.logLevel, "least level to log: debug, info, warn or error")
+	f.DurationVar(&o.resync, "resync", 30*time.Second, "how often to compare everything without an event")
+	return cmd
+}
+
+// runGateway wires the flow together: files → spec → desired → plan → device.
+func runGateway(ctx context.Context, env environment, o *gatewayOptions) error {
+	log := telemetry.NewLogger(env.Err, &o.logLevel)
+	files, err := watch.Read(o.configDir)
+	if err != nil {
+		return err
+	}
+	initial, err := spec.Load(files)
+	if err != nil {
+		return fmt.Errorf("configuration in %s:\n%w", o.configDir, err)
+	}
+	server := initial.Gateway.Server
+	dev, err := device.Open(device.Options{Name: server.Interface, DataPlane: server.DataPlane, Log: log})
+	if err != nil {
+		return err
+	}
+	log.Info("data plane", "interface", server.Interface, "dataPlane", dev.DataPlane(), "reason", dev.Reason())
+	fw, err := firewall.New()
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
+	registry := telemetry.NewRegistry()
+	gate := telemetry.NewGate(o.healthAddress, log)
+	defer gate.Close()
+	loop := reconcile.New(reconcile.Options{
+		Initial:     initial,
+		Files:       files,
+		Read:        func() (spec.Files, error) { return watch.Read(o.configDir) },
+		Device:      dev,
+		Firewall:    fw,
+		Uplink:      device.Uplink,
+		Resolve:     resolveHost,
+		Resync:      o.resync,
+		Sessions:    sessionsInterval,
+		Now:         time.Now,
+		Log:         log,
+		Instruments: telemetry.NewInstruments(registry),
+		Base: telemetry.Status{
+			Version: version, Interface: server.Interface,
+			DataPlane: string(dev.DataPlane()), DataPlaneReason: dev.Reason(),
+		},
+		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
+	})
+	handler := telemetry.NewHandler(telemetry.Options{Status: loop.Status, Peers: dev.Peers, Registry: registry, Log: log})
+	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
+		return errors.Join(err, dev.Close())
+	}
+	log.Info("leaving")
+	return errors.Join(dev.Remove(), fw.Remove())
+}
+
+type serveOptions struct {
+	*gatewayOptions
+	log     *slog.Logger
+	loop    *reconcile.Reconciler
+	handler http.Handler
+}
+
+// serve runs the loop and the HTTP server until a SIGTERM has been drained or
+// one of them fails. A second signal ends the drain at once.
+func serve(parent context.Context, o serveOptions) error {
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	defer signal.Stop(signals)
+	listener, err := net.Listen("tcp", o.httpAddress)
+	if err != nil {
+		return err
+	}
+	server := telemetry.NewServer(o.httpAddress, o.handler, o.log)
+	running, stop := context.WithCancel(parent)
+	defer stop()
+	group, ctx := errgroup.WithContext(running)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	group.Go(func() error { return o.loop.Run(ctx, changes(ctx, o.gatewayOptions, o.log)) })
+	group.Go(func() error {
+		select {
+		case <-ctx.Done():
+		case s := <-signals:
+			drain := o.loop.Drain()
+			o.log.Info("draining", "signal", s.String(), "for", drain.String())
+			select {
+			case <-time.After(drain):
+			case <-signals:
+			case <-ctx.Done():
+			}
+		}
+		stop()
+		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		return server.Shutdown(done)
+	})
+	return group.Wait()
+}
+
+// changes watches the files, or polls where the node has no inotify left.
+func changes(ctx context.Context, o *gatewayOptions, log *slog.Logger) <-chan struct{} {
+	w, err := watch.New(watch.Options{Dir: o.configDir, Quiet: debounceQuiet, Longest: debounceLongest, Log: log})
+	if err == nil {
+		go w.Run(ctx)
+		return w.Changed()
+	}
+	log.Warn("cannot watch files, polling instead", "error", err, "every", pollInterval.String())
+	polls := make(chan struct{}, 1)
+	go func() {
+		tick := time.NewTicker(pollInterval)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				polls <- struct{}{}
+			}
+		}
+	}()
+	return polls
+}
+
+// resolveHost returns the first address of a name, IPv4 preferred as the DNS
+// resolver orders them.
+func resolveHost(ctx context.Context, host string) (netip.Addr, error) {
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	if len(addrs) == 0 {
+		return netip.Addr{}, fmt.Errorf("%s has no address", host)
+	}
+	return addrs[0], nil
+}
