@@ -1,0 +1,176 @@
+{{/* Helpers take the root context unless they say otherwise. */}}
+
+{{/* Name of the chart in labels. */}}
+{{- define "vpn-gateway.name" -}}
+{{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Name of every object. 50 characters leave room for the longest suffix, "-key-" and 8 hex digits. */}}
+{{- define "vpn-gateway.fullname" -}}
+{{- $name := .Values.nameOverride | default .Chart.Name -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- .Values.fullnameOverride | default $full | trunc 50 | trimSuffix "-" -}}
+{{- end -}}
+
+{{- define "vpn-gateway.namespace" -}}
+{{- .Values.namespaceOverride | default .Release.Namespace -}}
+{{- end -}}
+
+{{/* Labels that select the gateway's Pods. They never change: a Deployment's selector cannot. */}}
+{{- define "vpn-gateway.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "vpn-gateway.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/*
+The two labels that name an object. Takes root and, for Pods that are not the gateway, role:
+it goes into the name, so that no selector takes them for gateways.
+*/}}
+{{- define "vpn-gateway.nameLabels" -}}
+{{- $labels := include "vpn-gateway.selectorLabels" .root | fromYaml -}}
+{{- with .role -}}
+{{- $_ := set $labels "app.kubernetes.io/name" (printf "%s-%s" (include "vpn-gateway.name" $.root | trunc 58) .) -}}
+{{- end -}}
+{{- toYaml $labels -}}
+{{- end -}}
+
+{{/*
+Labels of the Pods of a template; without the chart's version, so that a new chart alone
+replaces no Pod. Takes root, labels and role (see nameLabels).
+*/}}
+{{- define "vpn-gateway.podLabels" -}}
+{{- $labels := include "vpn-gateway.nameLabels" . | fromYaml -}}
+{{- toYaml (merge $labels (deepCopy .labels) (deepCopy .root.Values.commonLabels)) -}}
+{{- end -}}
+
+{{/*
+Metadata of an object. Takes root, and optionally suffix (of the name), name, namespace,
+role (see nameLabels), component (a label), labels and annotations.
+*/}}
+{{- define "vpn-gateway.metadata" -}}
+{{- $root := .root -}}
+{{- $suffix := empty .suffix | ternary "" (printf "-%s" .suffix) -}}
+{{- $labels := include "vpn-gateway.nameLabels" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/version" $root.Chart.AppVersion -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" $root.Release.Service -}}
+{{- $_ := set $labels "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-") -}}
+{{- with .component -}}
+{{- $_ := set $labels "app.kubernetes.io/component" . -}}
+{{- end -}}
+name: {{ .name | default (printf "%s%s" (include "vpn-gateway.fullname" $root) $suffix) }}
+namespace: {{ .namespace | default (include "vpn-gateway.namespace" $root) }}
+labels:
+  {{- toYaml (merge $labels (deepCopy (.labels | default dict)) (deepCopy $root.Values.commonLabels)) | nindent 2 }}
+{{- with merge (deepCopy (.annotations | default dict)) (deepCopy $root.Values.commonAnnotations) }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "vpn-gateway.image" -}}
+{{- $image := .Values.image -}}
+{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
+{{- if or $image.tag (not $image.digest) }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
+{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- end -}}
+
+{{- define "vpn-gateway.serviceAccountName" -}}
+{{- $default := ternary (include "vpn-gateway.fullname" .) "default" .Values.serviceAccount.create -}}
+{{- .Values.serviceAccount.name | default $default -}}
+{{- end -}}
+
+{{/* ServiceAccount of the Job that makes the key. */}}
+{{- define "vpn-gateway.keyServiceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- include "vpn-gateway.keySecretName" . -}}
+{{- else -}}
+{{- include "vpn-gateway.serviceAccountName" . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" when a Job makes the key, else empty. */}}
+{{- define "vpn-gateway.makesKey" -}}
+{{- if not .Values.server.privateKey.existingSecret }}true{{ end -}}
+{{- end -}}
+
+{{- define "vpn-gateway.keySecretName" -}}
+{{- .Values.server.privateKey.existingSecret | default (printf "%s-key" (include "vpn-gateway.fullname" .)) -}}
+{{- end -}}
+
+{{/* "true" when the Pod needs /dev/net/tun, else empty. */}}
+{{- define "vpn-gateway.usesTun" -}}
+{{- if ne .Values.server.dataPlane "kernel" }}true{{ end -}}
+{{- end -}}
+
+{{/* The port that clients dial: what follows the last colon of server.publicEndpoint. */}}
+{{- define "vpn-gateway.publicPort" -}}
+{{- .Values.server.publicEndpoint | splitList ":" | last | int -}}
+{{- end -}}
+
+{{/* server.drain in seconds; the schema holds it to the form 1h2m3s. */}}
+{{- define "vpn-gateway.drainSeconds" -}}
+{{- $seconds := 0 -}}
+{{- range $unit, $length := dict "h" 3600 "m" 60 "s" 1 -}}
+{{- $count := regexFind (printf "[0-9]+%s" $unit) $.Values.server.drain | trimSuffix $unit -}}
+{{- $seconds = add $seconds (mul (int $count) $length) -}}
+{{- end -}}
+{{- $seconds -}}
+{{- end -}}
+
+{{/* Seconds from SIGTERM to SIGKILL: the drain, and 10 more to remove what the agent made. */}}
+{{- define "vpn-gateway.gracePeriodSeconds" -}}
+{{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
+{{- add (include "vpn-gateway.drainSeconds" .) 10 -}}
+{{- else -}}
+{{- int .Values.terminationGracePeriodSeconds -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The agent's gateway.yaml: the sections of the values field for field, less what the agent
+gets in another way. Nobody naming the allowed destinations means everywhere.
+*/}}
+{{- define "vpn-gateway.gatewayConfig" -}}
+{{- $routing := deepCopy .Values.routing -}}
+{{- if kindIs "invalid" $routing.allowedDestinations -}}
+{{- $everywhere := list (dict "cidr" "0.0.0.0/0") -}}
+{{- if .Values.ipv6.enabled -}}
+{{- $everywhere = append $everywhere (dict "cidr" "::/0") -}}
+{{- end -}}
+{{- $_ := set $routing "allowedDestinations" $everywhere -}}
+{{- end -}}
+{{- $server := omit .Values.server "privateKey" -}}
+{{- if not $server.mtu -}}
+{{- $server = omit $server "mtu" -}}
+{{- end -}}
+server:
+  {{- toYaml $server | nindent 2 }}
+routing:
+  {{- toYaml $routing | nindent 2 }}
+ipv6:
+  {{- toYaml .Values.ipv6 | nindent 2 }}
+peers:
+{{- range .Values.peers }}
+- {{ toYaml . | indent 2 | trim }}
+{{- else }} []
+{{- end }}
+{{- end -}}
+
+{{/* How to scrape. Takes the values of a monitor. */}}
+{{- define "vpn-gateway.scrape" -}}
+path: /metrics
+{{- with .interval }}
+interval: {{ . }}
+{{- end }}
+{{- with .scrapeTimeout }}
+scrapeTimeout: {{ . }}
+{{- end }}
+{{- with .relabelings }}
+relabelings:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .metricRelabelings }}
+metricRelabelings:
+{{- toYaml . | nindent 0 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,153 @@
+{{/* Parts of the gateway's Pod that are put together from several values. */}}
+
+{{/* Resources of the agent: those of the values, and one of each device that it asks a device plugin for. */}}
+{{- define "vpn-gateway.resources" -}}
+{{- $devices := dict -}}
+{{- if and .Values.tun.deviceResource (include "vpn-gateway.usesTun" .) -}}
+{{- $_ := set $devices .Values.tun.deviceResource 1 -}}
+{{- end -}}
+{{- with .Values.scheduling.deviceResource -}}
+{{- $_ := set $devices . (int $.Values.scheduling.deviceCount) -}}
+{{- end -}}
+{{- $resources := deepCopy .Values.resources -}}
+{{- if $devices -}}
+{{- range $section := list "limits" "requests" -}}
+{{- $_ := set $resources $section (merge (deepCopy $devices) (get $resources $section | default dict)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/*
+Security context of the Pod. IPv6 forwarding has no per-device switch by netlink, so it
+takes the one sysctl; IPv4 takes none.
+*/}}
+{{- define "vpn-gateway.podSecurityContext" -}}
+{{- $context := deepCopy .Values.podSecurityContext -}}
+{{- if .Values.ipv6.enabled -}}
+{{- $forwarding := dict "name" "net.ipv6.conf.all.forwarding" "value" "1" -}}
+{{- $others := list -}}
+{{- range $context.sysctls -}}
+{{- if ne .name $forwarding.name -}}
+{{- $others = append $others . -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $context "sysctls" (append $others $forwarding) -}}
+{{- end -}}
+{{- if $context -}}
+{{- toYaml $context -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Affinity: that of the values and the SR-IOV label. Terms of a required node affinity are
+alternatives, so the label is added to each of them; preferred ones add up.
+*/}}
+{{- define "vpn-gateway.affinity" -}}
+{{- $affinity := deepCopy .Values.affinity -}}
+{{- $capable := dict "key" "feature.node.kubernetes.io/network-sriov.capable" "operator" "In" "values" (list "true") -}}
+{{- $node := $affinity.nodeAffinity | default dict -}}
+{{- if eq (toString .Values.scheduling.sriov) "preferred" -}}
+{{- $key := "preferredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $term := dict "weight" 100 "preference" (dict "matchExpressions" (list $capable)) -}}
+{{- $_ := set $node $key (append (get $node $key | default list) $term) -}}
+{{- $_ := set $affinity "nodeAffinity" $node -}}
+{{- else if eq (toString .Values.scheduling.sriov) "required" -}}
+{{- $key := "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $terms := list -}}
+{{- range dig $key "nodeSelectorTerms" (list) $node | default (list (dict)) -}}
+{{- $terms = append $terms (set . "matchExpressions" (append (.matchExpressions | default list) $capable)) -}}
+{{- end -}}
+{{- $_ := set $node $key (dict "nodeSelectorTerms" $terms) -}}
+{{- $_ := set $affinity "nodeAffinity" $node -}}
+{{- end -}}
+{{- if $affinity -}}
+{{- toYaml $affinity -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Topology spread: nobody naming any means softly over nodes and zones, counting Pods of one
+rollout only. A constraint without selector gets the gateway's.
+*/}}
+{{- define "vpn-gateway.topologySpreadConstraints" -}}
+{{- $selector := dict "matchLabels" (include "vpn-gateway.selectorLabels" . | fromYaml) -}}
+{{- $constraints := .Values.topologySpreadConstraints -}}
+{{- if kindIs "invalid" $constraints -}}
+{{- $constraints = list -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" -}}
+{{- $constraints = append $constraints (dict "maxSkew" 1 "topologyKey" . "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash")) -}}
+{{- end -}}
+{{- end -}}
+{{- range $constraints }}
+- {{ toYaml (hasKey . "labelSelector" | ternary . (set (deepCopy .) "labelSelector" $selector)) | indent 2 | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* Annotations of the Pod, the Multus networks among them. */}}
+{{- define "vpn-gateway.podAnnotations" -}}
+{{- $annotations := deepCopy .Values.podAnnotations -}}
+{{- with .Values.scheduling.networks -}}
+{{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" . -}}
+{{- end -}}
+{{- if $annotations -}}
+{{- toYaml $annotations -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Spec of the Job that makes the key. It is a named template because the Job's name has a hash
+of it: a Job cannot be changed, only followed by another.
+*/}}
+{{- define "vpn-gateway.keyJobSpec" -}}
+backoffLimit: 6
+template:
+  metadata:
+    labels:
+      {{- include "vpn-gateway.podLabels" (dict "root" . "role" "key" "labels" .Values.keyJob.podLabels) | nindent 6 }}
+    {{- with .Values.keyJob.podAnnotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    serviceAccountName: {{ include "vpn-gateway.keyServiceAccountName" . }}
+    automountServiceAccountToken: true
+    enableServiceLinks: false
+    restartPolicy: OnFailure
+    {{- with .Values.imagePullSecrets }}
+    imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    securityContext:
+      runAsNonRoot: true
+      runAsUser: 65532
+      runAsGroup: 65532
+      seccompProfile:
+        type: RuntimeDefault
+    containers:
+    - name: keys
+      image: {{ include "vpn-gateway.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      args:
+      - keys
+      - init
+      - --secret={{ include "vpn-gateway.keySecretName" . }}
+      - --key={{ .Values.server.privateKey.key }}
+      - --namespace={{ include "vpn-gateway.namespace" . }}
+      securityContext:
+        allowPrivilegeEscalation: false
+        readOnlyRootFilesystem: true
+        capabilities:
+          drop:
+          - ALL
+      resources:
+        {{- toYaml .Values.keyJob.resources | nindent 8 }}
+    {{- with .Values.nodeSelector }}
+    nodeSelector:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+    {{- with .Values.tolerations }}
+    tolerations:
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}

@@ -1,0 +1,176 @@
+{{/*
+Fault of a host:port, or nothing. Takes field (its path) and value. The text begins with the
+field and its value and ends with the fix.
+*/}}
+{{- define "vpn-gateway.endpointFault" -}}
+{{- $host := regexReplaceAll ":[0-9]*$" .value "" -}}
+{{- $port := .value | trimPrefix $host | trimPrefix ":" -}}
+{{- $fault := "" -}}
+{{- if regexMatch "^[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*$" $host -}}
+{{- $fault = "is an IPv6 address without brackets; write it as [2001:db8::1]:51820" -}}
+{{- else if not $port -}}
+{{- $fault = "has no port; write it as host:port, such as 203.0.113.1:51820" -}}
+{{- else if not (regexMatch "^[1-9][0-9]{0,4}$" $port | ternary (le (int $port) 65535) false) -}}
+{{- $fault = printf "has the port %s; write one from 1 to 65535" $port -}}
+{{- else if hasPrefix "[" $host -}}
+{{- if not (and (hasSuffix "]" $host) (include "vpn-gateway.isIPv6" ($host | trimPrefix "[" | trimSuffix "]"))) -}}
+{{- $fault = "has no IPv6 address in its brackets; write it as [2001:db8::1]:51820" -}}
+{{- end -}}
+{{- else if not (or (include "vpn-gateway.isIPv4" $host) (include "vpn-gateway.isDNSName" $host)) -}}
+{{- $fault = printf "has the host %q, which is neither an IPv4 address, an IPv6 address in brackets nor a DNS name; write it as 203.0.113.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820" $host -}}
+{{- end -}}
+{{- if $fault -}}
+{{- printf "%s %q %s" .field .value $fault -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" for an IPv4 address, else empty. Takes a string. */}}
+{{- define "vpn-gateway.isIPv4" -}}
+{{- if regexMatch "^((25[0-5]|(2[0-4]|1[0-9]|[1-9])?[0-9])(\\.|$)){4}$" (printf "%s" .) -}}
+{{- if not (hasSuffix "." .) }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+"true" for a DNS name (RFC 1123), else empty. Its last label begins with a letter, so that a
+mistyped address does not pass for one. Takes a string.
+*/}}
+{{- define "vpn-gateway.isDNSName" -}}
+{{- $label := "([-A-Za-z0-9]{0,61}[A-Za-z0-9])?" -}}
+{{- if le (len .) 253 -}}
+{{- if regexMatch (printf "^([A-Za-z0-9]%s\\.)*[A-Za-z]%s\\.?$" $label $label) . }}true{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+"true" for an IPv6 address (RFC 4291, section 2.2), else empty: eight groups of hex digits,
+or fewer with one "::" in place of the missing ones. An IPv4 tail counts as two. Takes a string.
+*/}}
+{{- define "vpn-gateway.isIPv6" -}}
+{{- $tail := regexFind "[0-9]+\\.[0-9.]+$" . -}}
+{{- $address := empty $tail | ternary . (printf "%s0:0" (trimSuffix $tail .)) -}}
+{{- $gap := contains "::" $address -}}
+{{- $groups := regexSplit "::?" $address -1 | compact -}}
+{{- $form := regexMatch "^(::)?([0-9A-Fa-f]{1,4}::?)*([0-9A-Fa-f]{1,4})?$" $address -}}
+{{- $once := le (len (splitList "::" $address)) 2 -}}
+{{- $ends := or $gap (not (hasSuffix ":" $address)) -}}
+{{- $single := not (regexMatch "[^:]:$" $address) -}}
+{{- $count := $gap | ternary (le (len $groups) 7) (eq (len $groups) 8) -}}
+{{- $tailGood := or (empty $tail) (include "vpn-gateway.isIPv4" $tail) -}}
+{{- if and $form $once $ends $single $count $tailGood }}true{{ end -}}
+{{- end -}}
+
+{{/*
+Faults of the peers, one to a line: what occurs twice, keys that do not belong here, and
+endpoints. The addresses are the agent's to judge: it sees those in the Secrets too.
+*/}}
+{{- define "vpn-gateway.peerFaults" -}}
+{{- $names := dict -}}
+{{- $keys := dict -}}
+{{- range $i, $peer := .Values.peers -}}
+{{- $path := printf "peers[%d]" $i -}}
+{{- if hasKey $names $peer.name }}
+{{ $path }}.name {{ $peer.name | quote }} is that of peers[{{ get $names $peer.name }}] too; give each peer a name of its own
+{{- else -}}
+{{- $_ := set $names $peer.name $i -}}
+{{- end -}}
+{{- if hasKey $keys $peer.publicKey }}
+{{ $path }}.publicKey {{ $peer.publicKey | quote }} is that of peers[{{ get $keys $peer.publicKey }}] too; give each peer a key of its own
+{{- else -}}
+{{- $_ := set $keys $peer.publicKey $i -}}
+{{- end -}}
+{{- if hasKey $peer "presharedKey" }}
+{{ $path }}.presharedKey is a secret, and values are none: they end in the release, in Git and in logs; put it into a Secret under the key {{ $peer.name | quote }} and name that Secret in presharedKeys.existingSecrets
+{{- end -}}
+{{- with $peer.endpoint -}}
+{{- with include "vpn-gateway.endpointFault" (dict "field" (printf "%s.endpoint" $path) "value" .) }}
+{{ . }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Faults of the Service: fields that its type does not have, one to a line. */}}
+{{- define "vpn-gateway.serviceFaults" -}}
+{{- $service := .Values.service -}}
+{{- if ne $service.type "LoadBalancer" -}}
+{{- range list "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" -}}
+{{- if get $service . }}
+service.{{ . }} {{ get $service . | toJson }} is for type LoadBalancer only; set service.type=LoadBalancer or remove it
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if eq $service.type "ClusterIP" -}}
+{{- range $path, $port := dict "service.nodePort" $service.nodePort "service.health.nodePort" $service.health.nodePort -}}
+{{- if int $port }}
+{{ $path }} {{ int $port }} is not for type ClusterIP; set service.type=NodePort or remove it
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Faults of how many Pods there are, and of who may take them away, one to a line. */}}
+{{- define "vpn-gateway.scaleFaults" -}}
+{{- $scaling := .Values.autoscaling -}}
+{{- $replicas := int .Values.replicaCount -}}
+{{- if $scaling.enabled -}}
+{{- $replicas = int $scaling.minReplicas -}}
+{{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
+autoscaling.minReplicas {{ int $scaling.minReplicas }} is greater than autoscaling.maxReplicas {{ int $scaling.maxReplicas }}; raise the one or lower the other
+{{- end -}}
+{{- if and (not $scaling.metrics) (not (dig "requests" "cpu" "" .Values.resources)) }}
+autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, or autoscaling.metrics
+{{- end -}}
+{{- end -}}
+{{- $budget := .Values.podDisruptionBudget -}}
+{{- $min := $budget.minAvailable -}}
+{{- $max := $budget.maxUnavailable -}}
+{{- if $budget.enabled -}}
+{{- if not (or (kindIs "invalid" $min) (kindIs "invalid" $max)) }}
+podDisruptionBudget has both minAvailable {{ toJson $min }} and maxUnavailable {{ toJson $max }}, and Kubernetes takes one; remove one
+{{- end -}}
+{{- if and (not (kindIs "invalid" $min)) (or (eq (toString $min) "100%") (and (gt $replicas 0) (not (hasSuffix "%" (toString $min))) (ge (int $min) $replicas))) }}
+podDisruptionBudget.minAvailable {{ toJson $min }} lets none of {{ $replicas }} Pods go and so blocks every node drain; set podDisruptionBudget.maxUnavailable=1 instead
+{{- end -}}
+{{- if and (not (kindIs "invalid" $max)) (has (toString $max) (list "0" "0%")) }}
+podDisruptionBudget.maxUnavailable {{ toJson $max }} lets no Pod go and so blocks every node drain; set it to 1
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Faults of the names and labels of objects, one to a line. */}}
+{{- define "vpn-gateway.nameFaults" -}}
+{{- $name := include "vpn-gateway.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) }}
+the name of all objects would be {{ $name | quote }}, which no Service can have; set fullnameOverride to lower-case letters, digits and "-", with a letter first
+{{- end -}}
+{{- $reserved := include "vpn-gateway.selectorLabels" . | fromYaml | keys | sortAlpha -}}
+{{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "service.labels" .Values.service.labels -}}
+{{- range $reserved -}}
+{{- if hasKey $labels . }}
+{{ $path }} has {{ . }}, by which the gateway's Pods are selected; remove it (nameOverride changes the name)
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Faults of the Secrets: one that is named twice, and a key for too many. One to a line. */}}
+{{- define "vpn-gateway.secretFaults" -}}
+{{- $seen := dict -}}
+{{- with .Values.server.privateKey.existingSecret -}}
+{{- $_ := set $seen . "server.privateKey.existingSecret" -}}
+{{- end -}}
+{{- range $field := list "presharedKeys" "peersFrom" -}}
+{{- range $i, $secret := (get $.Values $field).existingSecrets -}}
+{{- $path := printf "%s.existingSecrets[%d]" $field $i -}}
+{{- if hasKey $seen $secret }}
+{{ $path }} {{ $secret | quote }} is named by {{ get $seen $secret }} too; name each Secret once
+{{- else -}}
+{{- $_ := set $seen $secret $path -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and (include "vpn-gateway.makesKey" .) .Values.rbac.create (eq (include "vpn-gateway.keyServiceAccountName" .) "default") }}
+serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret
+{{- end -}}
+{{- end -}}
