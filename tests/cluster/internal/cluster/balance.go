@@ -1,0 +1,54 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/network"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/topology"
+)
+
+// Balance plays the cloud's load balancer for a Service: it writes the address
+// into the Service's status, and makes the outside client reach that address
+// by a node that runs and has a ready endpoint, as a balancer does for
+// externalTrafficPolicy Local. It waits for such a node, and returns it. When
+// the endpoints move, it must be called again: nothing watches them.
+func (c *Cluster) Balance(ctx context.Context, namespace, service string, ip netip.Addr) (topology.Node, error) {
+	api, err := c.api()
+	if err != nil {
+		return topology.Node{}, err
+	}
+	if c.plan.Link.Contains(ip) || c.plan.Pods.Contains(ip) || c.plan.Services.Contains(ip) {
+		return topology.Node{}, fmt.Errorf("ip %s: it belongs to the cluster's own ranges: use one of 203.0.113.0/24", ip)
+	}
+	if err := api.SetLoadBalancer(ctx, namespace, service, ip.String()); err != nil {
+		return topology.Node{}, err
+	}
+	var node topology.Node
+	err = c.await(ctx, "ready endpoint of "+namespace+"/"+service, func() (bool, error) {
+		ready, err := api.ReadyOn(ctx, namespace, service)
+		if err != nil {
+			return false, err
+		}
+		node, err = choose(c.plan, ready, func(name string) bool { return c.record.Machines[name].Alive() })
+		return err == nil, err
+	})
+	if err != nil {
+		return topology.Node{}, err
+	}
+	return node, network.RouteClient(ip, node.IP)
+}
+
+// choose picks the first node by name that has a ready endpoint and runs.
+func choose(plan topology.Topology, ready map[string]bool, runs func(string) bool) (topology.Node, error) {
+	for _, name := range slices.Sorted(maps.Keys(ready)) {
+		if ready[name] && runs(name) {
+			return plan.Node(name)
+		}
+	}
+	return topology.Node{}, errors.New("no running node has a ready endpoint")
+}
