@@ -354,8 +354,8 @@ func selector(t *testing.T, s *metav1.LabelSelector) labels.Selector {
 	return out
 }
 
-// What the running agent takes up by itself leaves the Pods as they are, and so
-// does a chart of another version with the same image.
+// What the running agent takes up by itself leaves the Pods as they are; what it
+// cannot take up replaces them.
 func TestReloadsRestartNothing(t *testing.T) {
 	template := func(values string) corev1.PodTemplateSpec {
 		return get[*appsv1.Deployment](t, render(t, values), "").Spec.Template
@@ -368,6 +368,11 @@ func TestReloadsRestartNothing(t *testing.T) {
 	} {
 		if diff := cmp.Diff(template(""), template(values)); diff != "" {
 			t.Errorf("%s changes the Pods:\n%s", values, diff)
+		}
+	}
+	for _, values := range []string{"server: {interface: vpn0}", "server: {dataPlane: userspace}", "server: {drain: 1m}"} {
+		if cmp.Equal(template(""), template(values)) {
+			t.Errorf("%s does not change the Pods, and no running agent can take it up", values)
 		}
 	}
 }
