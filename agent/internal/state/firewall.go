@@ -53,6 +53,9 @@ type Grant struct {
 	FirstPort, LastPort         uint16
 }
 
+// Last returns the highest address of the source's prefix.
+func (s Source) Last() netip.Addr { return lastAddr(s.Prefix) }
+
 // Compare orders sources by prefix.
 func (s Source) Compare(o Source) int {
 	return cmp.Or(s.Prefix.Compare(o.Prefix), cmp.Compare(s.Policy, o.Policy))
@@ -140,21 +143,35 @@ func (p *policies) number() []Policy {
 }
 
 // disjoint turns destinations, which may overlap in any way, into boxes that
-// do not: sets of concatenated ranges refuse overlapping elements.
+// do not: sets of concatenated ranges refuse overlapping elements. The result
+// does not depend on the order of the destinations.
 func disjoint(destinations []spec.Destination) []Grant {
-	var out []Grant
+	var boxes []Grant
 	for _, d := range destinations {
-		for _, box := range boxesOf(d) {
-			pieces := []Grant{box}
-			for _, have := range out {
-				var rest []Grant
-				for _, piece := range pieces {
-					rest = append(rest, piece.minus(have)...)
-				}
-				pieces = rest
+		boxes = append(boxes, boxesOf(d)...)
+	}
+	// What contains another comes before it and swallows it whole; the other
+	// way round it would be cut to pieces.
+	slices.SortFunc(boxes, func(a, b Grant) int {
+		return cmp.Or(
+			cmp.Compare(b.LastProtocol-b.FirstProtocol, a.LastProtocol-a.FirstProtocol),
+			cmp.Compare(b.LastPort-b.FirstPort, a.LastPort-a.FirstPort),
+			a.First.Compare(b.First), b.Last.Compare(a.Last), a.Compare(b))
+	})
+	var out []Grant
+	for _, box := range boxes {
+		pieces := []Grant{box}
+		for _, have := range out {
+			if !have.overlaps(box) {
+				continue
 			}
-			out = append(out, pieces...)
+			var rest []Grant
+			for _, piece := range pieces {
+				rest = append(rest, piece.minus(have)...)
+			}
+			pieces = rest
 		}
+		out = append(out, pieces...)
 	}
 	slices.SortFunc(out, Grant.Compare)
 	return out
@@ -186,13 +203,18 @@ func boxesOf(d spec.Destination) []Grant {
 	return out
 }
 
+// overlaps reports whether some flow is in both boxes. Policies do not matter.
+func (g Grant) overlaps(b Grant) bool {
+	return g.First.Is4() == b.First.Is4() &&
+		!b.Last.Less(g.First) && !g.Last.Less(b.First) &&
+		b.LastProtocol >= g.FirstProtocol && g.LastProtocol >= b.FirstProtocol &&
+		b.LastPort >= g.FirstPort && g.LastPort >= b.FirstPort
+}
+
 // minus returns g without b as up to six disjoint boxes: what lies before and
 // after b in each dimension in turn.
 func (g Grant) minus(b Grant) []Grant {
-	if g.First.Is4() != b.First.Is4() ||
-		b.Last.Less(g.First) || g.Last.Less(b.First) ||
-		b.LastProtocol < g.FirstProtocol || g.LastProtocol < b.FirstProtocol ||
-		b.LastPort < g.FirstPort || g.LastPort < b.FirstPort {
+	if !g.overlaps(b) {
 		return []Grant{g}
 	}
 	var out []Grant
