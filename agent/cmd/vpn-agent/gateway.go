@@ -125,7 +125,7 @@ func serve(parent context.Context, o serveOptions) error {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	defer signal.Stop(signals)
-	listener, err := net.Listen("tcp", o.httpAddress)
+	listener, err := new(net.ListenConfig).Listen(parent, "tcp", o.httpAddress)
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, at *fieldPath) {
 	case reflect.Slice:
 		d.sequence(n, v, at)
 	default:
-		panic("spec: no decoder for " + v.Type().String()) // a field of a type that nobody taught us
+		panic("spec: no decoder for " + v.Type().String()) //nolint:forbidigo // a field was added without one; the first test says so
 	}
 }
 
