@@ -196,10 +196,7 @@ func update(want state.Peer, have state.ObservedPeer, applied state.Peer) (Peer,
 	if want.Keepalive != have.Keepalive {
 		p.Keepalive, changed = &want.Keepalive, true
 	}
-	// A configured endpoint is where to start; where the peer went from there
-	// is its own business. A device found at start-up keeps what it learnt.
-	if want.Endpoint.IsValid() && want.Endpoint != applied.Endpoint &&
-		(applied.PublicKey == want.PublicKey || !have.Endpoint.IsValid()) {
+	if moveEndpoint(want, have, applied) {
 		p.Endpoint, changed = &want.Endpoint, true
 	}
 	missing, extra := difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
@@ -211,6 +208,21 @@ func update(want state.Peer, have state.ObservedPeer, applied state.Peer) (Peer,
 		p.AllowedIPs, changed = missing, true
 	}
 	return p, changed
+}
+
+// moveEndpoint decides whether to tell the device where the peer is. A
+// configured endpoint is where to start; where the peer went from there is its
+// own business. So it counts when the user changed it, and when the device
+// knows none; a device found at start-up keeps what it learnt.
+func moveEndpoint(want state.Peer, have state.ObservedPeer, applied state.Peer) bool {
+	switch {
+	case !want.Endpoint.IsValid() || want.Endpoint == have.Endpoint:
+		return false
+	case !have.Endpoint.IsValid():
+		return true
+	default:
+		return applied.PublicKey == want.PublicKey && applied.Endpoint != want.Endpoint
+	}
 }
 
 func diffFirewall(desired state.Firewall, inPlace bool, applied *state.Desired) Firewall {
@@ -251,8 +263,10 @@ func difference[T any](want, have []T, compare func(T, T) int) (missing, extra [
 }
 
 // Summary says in words what the plan does: names of peers and of fields,
-// never a key. At most limit peers are named.
+// never a secret key. Of peers, addresses and routes, it names at most limit
+// each and counts the rest.
 func (p Plan) Summary(limit int) []string {
+	limit = max(limit, 0)
 	var out []string
 	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if p.Firewall.Replace {
@@ -275,8 +289,11 @@ func (p Plan) Summary(limit int) []string {
 		{"route added", p.Link.AddRoutes},
 		{"route removed", p.Link.RemoveRoutes},
 	} {
-		for _, prefix := range l.list {
+		for _, prefix := range l.list[:min(limit, len(l.list))] {
 			say("%s %s", l.what, prefix)
+		}
+		if more := len(l.list) - limit; more > 0 {
+			say("%s, %d more", l.what, more)
 		}
 	}
 	if p.Device.PrivateKey != nil {
@@ -285,12 +302,11 @@ func (p Plan) Summary(limit int) []string {
 	if p.Device.ListenPort != nil {
 		say("listen port %d", *p.Device.ListenPort)
 	}
-	for i, peer := range p.Device.Peers {
-		if i == limit {
-			say("and %d more peers", len(p.Device.Peers)-limit)
-			break
-		}
+	for _, peer := range p.Device.Peers[:min(limit, len(p.Device.Peers))] {
 		out = append(out, peer.summary())
+	}
+	if more := len(p.Device.Peers) - limit; more > 0 {
+		say("peers changed, %d more", more)
 	}
 	if len(p.Forward) > 0 {
 		say("forwarding on for %s", strings.Join(p.Forward, ", "))

@@ -66,13 +66,14 @@ type Event struct {
 }
 
 // Next returns the sessions after an observation at time now, and what
-// happened since the last one, in the order of public keys. The receiver stays
-// as it is; nil is a fine start.
+// happened since the last one, in the order of public keys. A peer that left
+// the device while connected is disconnected. The receiver stays as it is; nil
+// is a fine start.
 func (s Sessions) Next(peers map[key.Public]ObservedPeer, now time.Time) (Sessions, []Event) {
 	next := make(Sessions, len(peers))
 	var events []Event
 	for k, p := range peers {
-		before, known := s[k]
+		before := s[k]
 		after := before.next(p, now)
 		next[k] = after
 		was, is := before.Activity == Connected, after.Activity == Connected
@@ -81,8 +82,13 @@ func (s Sessions) Next(peers map[key.Public]ObservedPeer, now time.Time) (Sessio
 			events = append(events, Event{Kind: PeerConnected, PublicKey: k, To: after.Endpoint})
 		case was && !is:
 			events = append(events, Event{Kind: PeerDisconnected, PublicKey: k, To: after.Endpoint})
-		case is && known && before.Endpoint != after.Endpoint && before.Endpoint.IsValid():
+		case is && before.Endpoint.IsValid() && before.Endpoint != after.Endpoint:
 			events = append(events, Event{Kind: PeerRoamed, PublicKey: k, From: before.Endpoint, To: after.Endpoint})
+		}
+	}
+	for k, before := range s {
+		if _, there := peers[k]; !there && before.Activity == Connected {
+			events = append(events, Event{Kind: PeerDisconnected, PublicKey: k, To: before.Endpoint})
 		}
 	}
 	slices.SortFunc(events, func(a, b Event) int {

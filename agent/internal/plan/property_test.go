@@ -1,0 +1,351 @@
+package plan
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// world makes random states out of few pieces, so that they collide a lot.
+type world struct {
+	r         *rand.Rand
+	privates  []key.Private
+	preshared []key.Preshared // the first is 'none'
+	prefixes  []netip.Prefix
+	endpoints []netip.AddrPort // the first is 'none'
+}
+
+func newWorld(seed uint64) *world {
+	return &world{
+		r:         rand.New(rand.NewPCG(seed, 1)),
+		privates:  []key.Private{key.GeneratePrivate(), key.GeneratePrivate()},
+		preshared: []key.Preshared{{}, key.GeneratePreshared(), key.GeneratePreshared()},
+		// Nested ones too: one peer's may lie inside another's, to WireGuard.
+		prefixes: prefixes("10.8.0.2/32", "10.8.0.3/32", "10.8.0.4/32", "10.8.0.5/32", "10.8.0.0/30",
+			"172.16.0.0/12", "172.16.0.0/16", "172.16.1.0/24", "192.168.0.0/16", "192.168.1.0/24", "fd00::2/128", "fd00::/64"),
+		endpoints: []netip.AddrPort{{}, here, there, elsewhere},
+	}
+}
+
+func pick[T any](w *world, from []T) T { return from[w.r.IntN(len(from))] }
+
+func some[T any](w *world, from []T) []T {
+	var out []T
+	for _, x := range from {
+		if w.r.IntN(2) == 0 {
+			out = append(out, x)
+		}
+	}
+	return out
+}
+
+func (w *world) desired() state.Desired {
+	d := state.Desired{
+		Link: state.Link{
+			Name: "wg0", MTU: pick(w, []int{1420, 1440}),
+			Addresses: some(w, prefixes("10.8.0.1/24", "10.9.0.1/24", "fd00::1/64")),
+			Routes:    some(w, prefixes("172.16.0.0/12", "192.168.0.0/16", "fd01::/64")),
+		},
+		Device: state.Device{
+			PrivateKey: pick(w, w.privates), ListenPort: pick(w, []uint16{51820, 51821}), Peers: map[key.Public]state.Peer{},
+		},
+		Firewall: state.Firewall{Interface: "wg0", Masquerade: w.r.IntN(4) > 0},
+	}
+	for i := range byte(7) {
+		if w.r.IntN(3) == 0 {
+			continue
+		}
+		k := key.Public{i + 1}
+		d.Device.Peers[k] = state.Peer{
+			Name: string(rune('a' + i)), PublicKey: k, PresharedKey: pick(w, w.preshared),
+			Endpoint: pick(w, w.endpoints), Keepalive: pick(w, []time.Duration{0, 25 * time.Second}),
+		}
+	}
+	owners := slices.SortedFunc(maps.Keys(d.Device.Peers), key.Public.Compare)
+	for _, prefix := range w.prefixes {
+		if len(owners) == 0 || w.r.IntN(4) == 0 {
+			continue
+		}
+		p := d.Device.Peers[pick(w, owners)]
+		p.AllowedIPs = append(p.AllowedIPs, prefix)
+		slices.SortFunc(p.AllowedIPs, netip.Prefix.Compare)
+		d.Device.Peers[p.PublicKey] = p
+		policy := state.Policy(1 + w.r.IntN(2))
+		d.Firewall.Sources = append(d.Firewall.Sources, state.Source{Prefix: prefix, Policy: policy})
+		d.Firewall.Grants = append(d.Firewall.Grants, state.Grant{Policy: policy, First: prefix.Addr(), LastPort: uint16(prefix.Bits())})
+	}
+	slices.SortFunc(d.Firewall.Sources, state.Source.Compare)
+	slices.SortFunc(d.Firewall.Grants, state.Grant.Compare)
+	return d
+}
+
+// observed is what a system says that was brought to d, after a while: clients
+// have roamed, counters have counted.
+func (w *world) observed(d state.Desired) state.Observed {
+	o := state.Observed{
+		LinkExists: true, LinkUp: w.r.IntN(4) > 0, Link: d.Link, Device: asObserved(d.Device),
+		Forwarding:      map[string]bool{"eth0": w.r.IntN(4) > 0, "wg0": w.r.IntN(4) > 0},
+		FirewallInPlace: w.r.IntN(4) > 0,
+	}
+	for k, p := range o.Device.Peers {
+		if w.r.IntN(3) == 0 {
+			p.Endpoint = pick(w, w.endpoints)
+		}
+		p.ReceiveBytes = w.r.Int64N(1000)
+		o.Device.Peers[k] = p
+	}
+	return o
+}
+
+// device is a WireGuard device as far as peers go: a prefix has one owner, and
+// whoever claims it last takes it away from the one before.
+type device struct {
+	t     *testing.T
+	peers map[key.Public]state.ObservedPeer
+}
+
+// apply does one patch and returns whom it took prefixes from.
+func (d *device) apply(p Peer) (robbed []key.Public) {
+	d.t.Helper()
+	have, exists := d.peers[p.PublicKey]
+	if exists == (p.Operation == Add) {
+		d.t.Fatalf("%s of peer %s, which exists: %t", p.Operation, p.Name, exists)
+	}
+	if p.Operation == Remove {
+		delete(d.peers, p.PublicKey)
+		return nil
+	}
+	have.PublicKey = p.PublicKey
+	if p.PresharedKey != nil {
+		have.PresharedKey = *p.PresharedKey
+	}
+	if p.Endpoint != nil {
+		have.Endpoint = *p.Endpoint
+	}
+	if p.Keepalive != nil {
+		have.Keepalive = *p.Keepalive
+	}
+	if p.ReplaceAllowedIPs {
+		have.AllowedIPs = nil
+	}
+	for _, prefix := range p.AllowedIPs {
+		for k, other := range d.peers {
+			if i := slices.Index(other.AllowedIPs, prefix); i >= 0 && k != p.PublicKey {
+				other.AllowedIPs = slices.Delete(slices.Clone(other.AllowedIPs), i, i+1)
+				d.peers[k] = other
+				robbed = append(robbed, k)
+			}
+		}
+		have.AllowedIPs = append(slices.Clone(have.AllowedIPs), prefix)
+	}
+	slices.SortFunc(have.AllowedIPs, netip.Prefix.Compare)
+	d.peers[p.PublicKey] = have
+	return robbed
+}
+
+func TestPlanProperties(t *testing.T) {
+	for seed := range uint64(500) {
+		w := newWorld(seed)
+		before, desired := w.desired(), w.desired()
+		switch seed % 3 {
+		case 1:
+			desired = before
+		case 2: // one peer changes
+			desired.Link, desired.Firewall = before.Link, before.Firewall
+			one := pick(w, []key.Public{{1}, {2}, {3}})
+			peers := maps.Clone(before.Device.Peers)
+			p, ok := peers[one]
+			if ok {
+				p.PresharedKey, p.Endpoint = pick(w, w.preshared), pick(w, w.endpoints)
+				peers[one] = p
+			}
+			desired.Device = before.Device
+			desired.Device.Peers = peers
+		}
+		observed := w.observed(before)
+		applied := &before
+		if w.r.IntN(4) == 0 {
+			applied = nil // the agent has just started
+		}
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			checkPlan(t, w, desired, observed, applied)
+		})
+	}
+}
+
+func checkPlan(t *testing.T, w *world, desired state.Desired, observed state.Observed, applied *state.Desired) {
+	p := Diff(desired, observed, applied)
+	after := observed
+	after.Device = checkPeers(t, p.Device, desired.Device, observed.Device, applied)
+	after.Link = applyLink(t, p.Link, observed.Link)
+	after.LinkUp = after.LinkUp || p.Link.Up
+	after.Forwarding = maps.Clone(observed.Forwarding)
+	for _, name := range p.Forward {
+		after.Forwarding[name] = true
+	}
+	checkFirewall(t, p.Firewall, desired.Firewall, applied)
+	after.FirewallInPlace = true
+
+	if diff := cmp.Diff(desired.Link, after.Link, byValue, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("link after the plan (-desired +got):\n%s", diff)
+	}
+	if again := Diff(desired, after, &desired); !again.Empty() {
+		t.Errorf("a second plan is not empty: %v", again.Summary(10))
+	}
+	checkNoKeys(t, w, p)
+}
+
+// checkPeers applies the patches one by one, as a device sees them that gets
+// them in several messages, and returns the outcome.
+func checkPeers(t *testing.T, p Device, desired state.Device, observed state.ObservedDevice, applied *state.Desired) state.ObservedDevice {
+	patched := map[key.Public]Operation{}
+	for _, peer := range p.Peers {
+		if _, twice := patched[peer.PublicKey]; twice {
+			t.Errorf("peer %s is patched twice", peer.Name)
+		}
+		patched[peer.PublicKey] = peer.Operation
+	}
+	d := &device{t: t, peers: maps.Clone(observed.Peers)}
+	for i, patch := range p.Peers {
+		for _, k := range d.apply(patch) {
+			if op, ok := patched[k]; !ok || op != Update {
+				t.Errorf("patch %d (%s %s) takes a prefix from peer %s, which is to be left alone or gone", i, patch.Operation, patch.Name, k)
+			}
+		}
+		for k, have := range d.peers {
+			old, want := observed.Peers[k], desired.Peers[k]
+			if _, ok := patched[k]; !ok && !same(have, old) {
+				t.Errorf("after patch %d: peer %s changed without being in the plan", i, k)
+			}
+			for _, prefix := range have.AllowedIPs {
+				if !slices.Contains(old.AllowedIPs, prefix) && !slices.Contains(want.AllowedIPs, prefix) {
+					t.Errorf("after patch %d: peer %s has %s, neither before nor after", i, k, prefix)
+				}
+			}
+		}
+	}
+	want := asObserved(desired)
+	for k, peer := range want.Peers {
+		old, existed := observed.Peers[k]
+		peer.ReceiveBytes = 0
+		if existed {
+			peer.ReceiveBytes = old.ReceiveBytes // it is the same peer, session and all
+			peer.Endpoint = endpointAfter(desired.Peers[k], old, applied)
+		}
+		want.Peers[k] = peer
+		if _, planned := patched[k]; existed && planned == same(old, peer) {
+			t.Errorf("peer %s in the plan: %t, which is not whether it changes", k, planned)
+		}
+	}
+	got := state.ObservedDevice{PrivateKey: observed.PrivateKey, ListenPort: observed.ListenPort, Peers: d.peers}
+	if p.PrivateKey != nil {
+		got.PrivateKey = *p.PrivateKey
+	}
+	if p.ListenPort != nil {
+		got.ListenPort = *p.ListenPort
+	}
+	if diff := cmp.Diff(want, got, byValue, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("device after the plan (-want +got):\n%s", diff)
+	}
+	return got
+}
+
+// same is what cmp.Equal would say, at a hundredth of the time.
+func same(a, b state.ObservedPeer) bool {
+	return a.PublicKey == b.PublicKey && a.PresharedKey == b.PresharedKey && a.Endpoint == b.Endpoint &&
+		a.Keepalive == b.Keepalive && a.ReceiveBytes == b.ReceiveBytes && slices.Equal(a.AllowedIPs, b.AllowedIPs)
+}
+
+// endpointAfter says in other words than the plan does where a peer is called.
+func endpointAfter(want state.Peer, old state.ObservedPeer, applied *state.Desired) netip.AddrPort {
+	userChangedIt := false
+	if applied != nil {
+		last, known := applied.Device.Peers[want.PublicKey]
+		userChangedIt = known && last.Endpoint != want.Endpoint
+	}
+	if want.Endpoint.IsValid() && (userChangedIt || !old.Endpoint.IsValid()) {
+		return want.Endpoint
+	}
+	return old.Endpoint
+}
+
+func applyLink(t *testing.T, p Link, have state.Link) state.Link {
+	have.Name = p.Name
+	if p.MTU != 0 {
+		have.MTU = p.MTU
+	}
+	have.Addresses = applySet(t, have.Addresses, p.AddAddresses, p.RemoveAddresses, netip.Prefix.Compare)
+	have.Routes = applySet(t, have.Routes, p.AddRoutes, p.RemoveRoutes, netip.Prefix.Compare)
+	return have
+}
+
+func checkFirewall(t *testing.T, p Firewall, desired state.Firewall, applied *state.Desired) {
+	if diff := cmp.Diff(desired, p.Desired, byValue); diff != "" {
+		t.Errorf("the plan's firewall (-desired +got):\n%s", diff)
+	}
+	if p.Replace {
+		return
+	}
+	got := applied.Firewall
+	got.Sources = applySet(t, got.Sources, p.AddSources, p.RemoveSources, state.Source.Compare)
+	got.Grants = applySet(t, got.Grants, p.AddGrants, p.RemoveGrants, state.Grant.Compare)
+	if diff := cmp.Diff(desired, got, byValue, cmpopts.EquateEmpty()); diff != "" {
+		t.Errorf("firewall after the plan (-desired +got):\n%s", diff)
+	}
+}
+
+// applySet removes and adds, as strict as the kernel: what is removed must be
+// there, what is added must not.
+func applySet[T comparable](t *testing.T, have, add, remove []T, compare func(T, T) int) []T {
+	t.Helper()
+	out := slices.Clone(have)
+	for _, x := range remove {
+		i := slices.Index(out, x)
+		if i < 0 {
+			t.Fatalf("%v is removed and was not there", x)
+		}
+		out = slices.Delete(out, i, i+1)
+	}
+	for _, x := range add {
+		if slices.Contains(out, x) {
+			t.Fatalf("%v is added and was there", x)
+		}
+		out = append(out, x)
+	}
+	slices.SortFunc(out, compare)
+	return out
+}
+
+// checkNoKeys looks for secrets in every text that a plan can become.
+func checkNoKeys(t *testing.T, w *world, p Plan) {
+	js, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(append(p.Summary(100), fmt.Sprintf("%v %+v %#v", p, p, p), string(js)), "\n")
+	secrets := [][key.Len]byte{w.privates[0].Bytes(), w.privates[1].Bytes(), w.preshared[1].Bytes(), w.preshared[2].Bytes()}
+	for _, s := range secrets {
+		for _, form := range []string{
+			strings.TrimRight(base64.StdEncoding.EncodeToString(s[:]), "="), hex.EncodeToString(s[:]),
+			strings.Trim(fmt.Sprint(s), "[]"),
+		} {
+			if strings.Contains(text, form) {
+				t.Fatal("the plan's text has key material")
+			}
+		}
+	}
+}
