@@ -1,0 +1,71 @@
+package device
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+const manyPeers = 10_000
+
+// withPeers is a userspace device with many peers, each with a pre-shared key
+// and one address.
+func withPeers(b *testing.B, n int) (*Device, state.Desired) {
+	b.Helper()
+	need(b)
+	peers := make([]state.Peer, n)
+	for i := range peers {
+		peers[i] = state.Peer{
+			Name: fmt.Sprintf("peer%05d", i), PublicKey: key.GeneratePrivate().Public(), PresharedKey: key.GeneratePreshared(),
+			AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, byte(i >> 8), byte(i)}), 32)},
+		}
+	}
+	want := desired(b, peers...)
+	want.Link.Addresses = prefixes("10.8.255.254/16")
+	d := open(b, spec.Userspace)
+	converge(b, d, want, nil)
+	return d, want
+}
+
+// BenchmarkDump is what wgctrl itself takes; compare [BenchmarkObserve].
+func BenchmarkDump(b *testing.B) {
+	d, _ := withPeers(b, manyPeers)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := d.dump(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkObserve(b *testing.B) {
+	d, _ := withPeers(b, manyPeers)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := d.Observe(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkApply changes one peer's pre-shared key among many.
+func BenchmarkApply(b *testing.B) {
+	d, want := withPeers(b, manyPeers)
+	var k key.Public
+	for k = range want.Device.Peers {
+		break
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		psk := key.GeneratePreshared()
+		patch := plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Update, PublicKey: k, PresharedKey: &psk}}}}
+		if err := d.Apply(patch); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,109 @@
+package device
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+func observedDevice(d *wgtypes.Device) state.ObservedDevice {
+	return state.ObservedDevice{
+		PrivateKey: key.NewPrivate(d.PrivateKey),
+		ListenPort: uint16(d.ListenPort),
+		Peers:      observedPeers(d.Peers),
+	}
+}
+
+func observedPeers(list []wgtypes.Peer) map[key.Public]state.ObservedPeer {
+	n := 0
+	for i := range list {
+		n += len(list[i].AllowedIPs)
+	}
+	// One slice for the prefixes of all peers: a peer mostly has one.
+	prefixes := make([]netip.Prefix, 0, n)
+	out := make(map[key.Public]state.ObservedPeer, len(list))
+	for i := range list {
+		p := &list[i]
+		first := len(prefixes)
+		for j := range p.AllowedIPs {
+			if prefix, ok := prefixOf(&p.AllowedIPs[j]); ok {
+				prefixes = append(prefixes, prefix.Masked())
+			}
+		}
+		allowed := prefixes[first:len(prefixes):len(prefixes)]
+		slices.SortFunc(allowed, netip.Prefix.Compare)
+		out[key.Public(p.PublicKey)] = state.ObservedPeer{
+			Peer: state.Peer{
+				PublicKey:    key.Public(p.PublicKey),
+				PresharedKey: key.NewPreshared(p.PresharedKey),
+				Endpoint:     addrPortOf(p.Endpoint),
+				Keepalive:    p.PersistentKeepaliveInterval,
+				AllowedIPs:   allowed,
+			},
+			LastHandshake: p.LastHandshakeTime,
+			ReceiveBytes:  p.ReceiveBytes,
+			TransmitBytes: p.TransmitBytes,
+		}
+	}
+	return out
+}
+
+// peerConfigs keeps the plan's order and sends nothing that it leaves alone.
+func peerConfigs(list []plan.Peer) []wgtypes.PeerConfig {
+	out := make([]wgtypes.PeerConfig, 0, len(list))
+	for _, p := range list {
+		c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.PublicKey)}
+		if p.Operation == plan.Remove {
+			c.Remove = true
+			out = append(out, c)
+			continue
+		}
+		// A peer that somebody removed meanwhile must not come back by halves.
+		c.UpdateOnly = p.Operation == plan.Update
+		if p.PresharedKey != nil {
+			k := wgtypes.Key(p.PresharedKey.Bytes())
+			c.PresharedKey = &k
+		}
+		if p.Endpoint != nil {
+			c.Endpoint = net.UDPAddrFromAddrPort(*p.Endpoint)
+		}
+		c.PersistentKeepaliveInterval = p.Keepalive
+		c.ReplaceAllowedIPs = p.ReplaceAllowedIPs
+		for _, prefix := range p.AllowedIPs {
+			c.AllowedIPs = append(c.AllowedIPs, *ipNetOf(prefix))
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// prefixOf is false for nil and for masks with holes.
+func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	addr, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	if bits == 32 {
+		addr = addr.Unmap() // net.IP often holds IPv4 in 16 bytes
+	}
+	if !ok || bits != addr.BitLen() {
+		return netip.Prefix{}, false
+	}
+	return netip.PrefixFrom(addr, ones), true
+}
+
+func ipNetOf(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
+
+func addrPortOf(a *net.UDPAddr) netip.AddrPort {
+	ap := a.AddrPort() // zero for nil
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}

@@ -1,0 +1,197 @@
+// Package device is the gateway's WireGuard device: it makes or takes over the
+// link, reads what it is like and changes what a plan says. Two data planes,
+// the kernel's WireGuard and wireguard-go inside this process, differ in how
+// the device comes and goes only; both are configured through wgctrl, and
+// link, addresses, routes and forwarding of both through rtnetlink.
+//
+// It needs CAP_NET_ADMIN in its network namespace, and for wireguard-go
+// /dev/net/tun and a writable /var/run/wireguard. Nothing of /proc/sys is
+// written.
+package device
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/wgctrl"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// ErrLinkTaken says that a link of the device's name exists and is not of the
+// data plane's own type, so it is somebody else's and stays untouched.
+var ErrLinkTaken = errors.New("link exists already and is not ours")
+
+// Options say which device to open.
+type Options struct {
+	// Name of the network interface, at most 15 bytes.
+	Name string
+	// DataPlane asked for; empty means [spec.Auto].
+	DataPlane spec.DataPlane
+	// Log receives what wireguard-go says, at debug level. Nil discards it.
+	Log *slog.Logger
+}
+
+// Device is an open WireGuard device. Its methods may be called at the same
+// time; Apply, Close and Remove wait for each other.
+type Device struct {
+	name    string
+	backend backend
+	reason  string
+	control *wgctrl.Client
+
+	mu     sync.Mutex // held by what changes the device
+	closed bool
+	// forwarded are the devices that Apply switched forwarding on for.
+	forwarded []string
+}
+
+// backend is where the data planes differ: how a device comes and goes, and
+// how its UDP port is bound.
+type backend interface {
+	plane() spec.DataPlane
+	// kind is the link's type, in netlink.Link's words.
+	kind() string
+	// open makes the device, or takes over what a predecessor left, unchanged.
+	// It is called again after the link vanished. The text says what happened.
+	open() (string, error)
+	// vacant fails where port cannot be bound, and changes nothing.
+	vacant(port uint16) error
+	// bind makes sure that the device of a link that is up has its UDP port.
+	bind() error
+	// close lets go of the device.
+	close() error
+	// remove deletes the link, and with it its addresses and routes.
+	remove() error
+}
+
+// Open makes the device's link, or takes over the one that a predecessor left,
+// with keys, peers and sessions as they are. [spec.Auto] takes the kernel's
+// WireGuard, and wireguard-go where there is none. The error names what each
+// data plane lacks; it is [ErrLinkTaken] where the name is somebody else's.
+func Open(o Options) (*Device, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	candidates, err := backends(o)
+	if err != nil {
+		return nil, err
+	}
+	d := &Device{name: o.Name}
+	var failures []error
+	for _, b := range candidates {
+		what, err := b.open()
+		if err == nil {
+			d.backend, d.reason = b, reason(o.DataPlane, what, failures)
+			break
+		}
+		failures = append(failures, fmt.Errorf("data plane %s: %w", b.plane(), err))
+		if errors.Is(err, ErrLinkTaken) {
+			break // no other data plane could have the name either
+		}
+	}
+	if d.backend == nil {
+		return nil, fmt.Errorf("opening device %s: %w", o.Name, errors.Join(failures...))
+	}
+	// Not before: the kernel's part of wgctrl is there once the module is, and
+	// making the link loads it.
+	if d.control, err = wgctrl.New(); err != nil {
+		return nil, errors.Join(fmt.Errorf("opening device %s: wgctrl: %w", o.Name, err), d.backend.close())
+	}
+	return d, nil
+}
+
+func backends(o Options) ([]backend, error) {
+	k := &kernel{name: o.Name}
+	u := &userspace{name: o.Name, log: o.Log}
+	switch o.DataPlane {
+	case spec.Auto, "":
+		return []backend{k, u}, nil
+	case spec.Kernel:
+		return []backend{k}, nil
+	case spec.Userspace:
+		return []backend{u}, nil
+	}
+	return nil, fmt.Errorf("data plane %q is unknown; use %s, %s or %s", o.DataPlane, spec.Auto, spec.Kernel, spec.Userspace)
+}
+
+// reason is one line that says why a data plane is in force.
+func reason(asked spec.DataPlane, what string, failures []error) string {
+	switch {
+	case asked == spec.Kernel || asked == spec.Userspace:
+		return "asked for by server.dataPlane; " + what
+	case len(failures) == 0:
+		return what
+	}
+	return fmt.Sprintf("%s, as %v", what, failures[0])
+}
+
+// DataPlane returns the data plane in force, never [spec.Auto].
+func (d *Device) DataPlane() spec.DataPlane { return d.backend.plane() }
+
+// Reason says in one line why this data plane is in force.
+func (d *Device) Reason() string { return d.reason }
+
+// Peers reads the peers with their counters. The error wraps [fs.ErrNotExist]
+// where the device is gone.
+func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
+	dump, err := d.dump()
+	if err != nil {
+		return nil, err
+	}
+	return observedPeers(dump.Peers), nil
+}
+
+func (d *Device) dump() (*wgtypes.Device, error) {
+	dump, err := d.control.Device(d.name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("reading device %s: no WireGuard device of that name answers: %w", d.name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading device %s: %w", d.name, err)
+	}
+	return dump, nil
+}
+
+// Close lets go of the device. The kernel's stays up and serves on, for a
+// successor to take over; wireguard-go's ends with its link and its socket. A
+// second call does nothing.
+func (d *Device) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.close()
+}
+
+func (d *Device) close() error {
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	if err := errors.Join(d.backend.close(), d.control.Close()); err != nil {
+		return fmt.Errorf("closing device %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// Remove deletes the link with its addresses and routes, switches off the
+// forwarding that Apply switched on, and closes the device.
+func (d *Device) Remove() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var errs []error
+	for _, name := range slices.Backward(d.forwarded) {
+		errs = append(errs, setForwarding(name, false))
+	}
+	d.forwarded = nil
+	if err := d.backend.remove(); err != nil {
+		errs = append(errs, fmt.Errorf("removing device %s: %w", d.name, err))
+	}
+	return errors.Join(append(errs, d.close())...)
+}

@@ -1,0 +1,58 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+)
+
+// kernel is WireGuard as the kernel has it (drivers/net/wireguard). Its links
+// outlive the process that made them.
+type kernel struct{ name string }
+
+func (k *kernel) plane() spec.DataPlane { return spec.Kernel }
+
+func (k *kernel) kind() string { return "wireguard" }
+
+func (k *kernel) open() (string, error) {
+	link, err := findLink(k.name, k.kind())
+	if err != nil {
+		return "", err
+	}
+	if link != nil {
+		return "took over the kernel's WireGuard link that was there", nil
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = k.name
+	err = netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: attrs})
+	switch {
+	case errors.Is(err, unix.EOPNOTSUPP):
+		return "", fmt.Errorf("the node's kernel has no WireGuard (load its module wireguard): %w", err)
+	case errors.Is(err, unix.EPERM):
+		return "", fmt.Errorf("making link %s: %w (give the container CAP_NET_ADMIN and run it as root)", k.name, err)
+	case err != nil:
+		return "", fmt.Errorf("making link %s of type wireguard: %w", k.name, err)
+	}
+	return "the node's kernel has WireGuard", nil
+}
+
+// vacant leaves it to the kernel, which keeps the port it has where it cannot
+// have another (set_port, drivers/net/wireguard/netlink.c).
+func (k *kernel) vacant(uint16) error { return nil }
+
+// bind has nothing to do: the kernel binds when the link goes up.
+func (k *kernel) bind() error { return nil }
+
+func (k *kernel) close() error { return nil }
+
+func (k *kernel) remove() error {
+	link, err := findLink(k.name, k.kind())
+	if err != nil || link == nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}

@@ -1,0 +1,45 @@
+package device
+
+import (
+	"net"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// Observe reads everything but FirewallInPlace. A missing link is no error. The
+// error is [ErrLinkTaken] where the link was replaced by one of another type.
+func (d *Device) Observe() (state.Observed, error) {
+	o, err := d.observeLink()
+	if err != nil {
+		return o, err
+	}
+	if o.Forwarding, err = forwarding(); err != nil {
+		return o, err
+	}
+	if o.IPv6Forwarding, err = forwarding6(); err != nil {
+		return o, err
+	}
+	return o, nil
+}
+
+func (d *Device) observeLink() (o state.Observed, err error) {
+	link, err := findLink(d.name, d.backend.kind())
+	if err != nil || link == nil {
+		return o, err
+	}
+	o.LinkExists = true
+	o.LinkUp = link.Attrs().Flags&net.FlagUp != 0
+	o.Link = state.Link{Name: d.name, MTU: link.Attrs().MTU}
+	if o.Link.Addresses, err = addresses(link); err != nil {
+		return o, err
+	}
+	if o.Link.Routes, err = routes(link); err != nil {
+		return o, err
+	}
+	dump, err := d.dump()
+	if err != nil {
+		return o, err
+	}
+	o.Device = observedDevice(dump)
+	return o, nil
+}

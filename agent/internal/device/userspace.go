@@ -1,0 +1,199 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"regexp"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+	wgdevice "golang.zx2c4.com/wireguard/device"
+	"golang.zx2c4.com/wireguard/ipc"
+	"golang.zx2c4.com/wireguard/tun"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+)
+
+// tunDevice is the kernel's side of a TUN link.
+const tunDevice = "/dev/net/tun"
+
+// userspace is wireguard-go in this process, over a TUN link that ends with
+// it. Its configuration socket is the one that wgctrl and wg(8) know,
+// /var/run/wireguard/<name>.sock.
+type userspace struct {
+	name string
+	log  *slog.Logger
+
+	device *wgdevice.Device // nil while closed
+	socket net.Listener
+	served chan struct{} // closed when nobody accepts on socket any more
+}
+
+func (u *userspace) plane() spec.DataPlane { return spec.Userspace }
+
+func (u *userspace) kind() string { return "tuntap" }
+
+func (u *userspace) open() (string, error) {
+	// After somebody deleted the link, what it belonged to is still there.
+	if err := u.close(); err != nil {
+		return "", err
+	}
+	// Whose a link of that name is cannot be seen; ours went with our
+	// predecessor. TUNSETIFF would even attach to another's persistent one.
+	link, err := findLink(u.name, u.kind())
+	if err != nil {
+		return "", err
+	}
+	if link != nil {
+		return "", taken(link)
+	}
+	if err := haveTUN(tunDevice); err != nil {
+		return "", err
+	}
+	link0, err := tun.CreateTUN(u.name, wgdevice.DefaultMTU)
+	if errors.Is(err, fs.ErrPermission) {
+		return "", fmt.Errorf("making link %s over %s: %w (give the container CAP_NET_ADMIN and run it as root)", u.name, tunDevice, err)
+	}
+	if err != nil {
+		return "", fmt.Errorf("making link %s over %s: %w", u.name, tunDevice, err)
+	}
+	socket, err := listenUAPI(u.name)
+	if err != nil {
+		return "", errors.Join(err, link0.Close())
+	}
+	u.socket, u.served = socket, make(chan struct{})
+	u.device = wgdevice.NewDevice(link0, newBind(), wireguardLogger(u.log))
+	go serveUAPI(u.socket, u.device, u.served)
+	return "wireguard-go over " + tunDevice, nil
+}
+
+// haveTUN tells a missing device node from one that the container must not
+// open, which tun.CreateTUN's error does not.
+func haveTUN(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENXIO), errors.Is(err, unix.ENODEV):
+		return fmt.Errorf("no TUN device: %w (mount it into the container; the node needs the tun module)", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("no TUN device: %w (the container runtime's device rules forbid it, as runc 1.2.0 to 1.2.3 do)", err)
+	case err != nil:
+		return fmt.Errorf("no TUN device: %w", err)
+	}
+	return f.Close()
+}
+
+// listenUAPI opens the configuration socket; a dead predecessor's is replaced.
+// It does without ipc.UAPIListen, whose inotify watch ends the listener at a
+// mere chmod of the socket and leaves goroutines behind.
+func listenUAPI(name string) (net.Listener, error) {
+	file, err := ipc.UAPIOpen(name)
+	if err != nil {
+		return nil, fmt.Errorf("opening the configuration socket of %s: %w (it needs a writable /var/run/wireguard, and no other process that serves the same name)", name, err)
+	}
+	l, err := net.FileListener(file) // has a descriptor of its own
+	if err := errors.Join(err, file.Close()); err != nil {
+		return nil, fmt.Errorf("opening the configuration socket of %s: %w", name, err)
+	}
+	if ul, ok := l.(*net.UnixListener); ok {
+		ul.SetUnlinkOnClose(true)
+	}
+	return l, nil
+}
+
+func serveUAPI(l net.Listener, d *wgdevice.Device, served chan<- struct{}) {
+	defer close(served)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return // closed
+		}
+		go d.IpcHandle(c)
+	}
+}
+
+// vacant binds the port for a moment: wireguard-go lets go of the port that it
+// has before it finds out that it cannot have another.
+func (u *userspace) vacant(port uint16) error {
+	for _, network := range []string{"udp4", "udp6"} {
+		c, err := net.ListenUDP(network, &net.UDPAddr{Port: int(port)})
+		if errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := c.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bind waits for what wireguard-go does by itself, some time after it hears
+// that the link is up, and learns whether it worked.
+func (u *userspace) bind() error { return u.device.Up() }
+
+func (u *userspace) close() error {
+	if u.device == nil {
+		return nil
+	}
+	err := u.socket.Close() // removes the file too
+	<-u.served
+	u.device.Close() // and with the last descriptor the link goes
+	u.device = nil
+	return err
+}
+
+func (u *userspace) remove() error { return u.close() }
+
+// newBind returns wireguard-go's UDP sockets.
+func newBind() conn.Bind {
+	bind := conn.NewDefaultBind()
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		return portKeeper{bind}
+	}
+	if err == nil {
+		_ = unix.Close(fd)
+	}
+	return bind
+}
+
+// portKeeper mends what conn.StdNetBind reports on kernels without IPv6: port
+// 0 instead of the one that IPv4 is bound to. It stands in for it only there,
+// because wireguard-go follows route changes for a plain StdNetBind alone.
+type portKeeper struct{ conn.Bind }
+
+// Open is [conn.Bind]'s.
+func (b portKeeper) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+	fns, actual, err := b.Bind.Open(port)
+	if err == nil && actual == 0 {
+		actual = port
+	}
+	return fns, actual, err
+}
+
+// wireguardLogger hands what wireguard-go says to log, at debug level. It
+// names peers by the ends of their public keys; but a line of configuration
+// that it does not understand it quotes, so whatever looks like a key is
+// redacted.
+func wireguardLogger(log *slog.Logger) *wgdevice.Logger {
+	keyLike := regexp.MustCompile(`[0-9A-Fa-f]{32,}|[0-9A-Za-z+/]{40,}=*`)
+	say := func(severity string) func(string, ...any) {
+		return func(format string, args ...any) {
+			ctx := context.Background()
+			if !log.Enabled(ctx, slog.LevelDebug) {
+				return // wireguard-go says something for many a packet
+			}
+			text := keyLike.ReplaceAllString(fmt.Sprintf(format, args...), key.Redacted)
+			log.LogAttrs(ctx, slog.LevelDebug, "wireguard-go", slog.String("severity", severity), slog.String("text", text))
+		}
+	}
+	return &wgdevice.Logger{Verbosef: say("verbose"), Errorf: say("error")}
+}
