@@ -15,6 +15,7 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/layout"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/preflight"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/progress"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/topology"
 )
 
 func buildCommand(p *progress.Printer) *cobra.Command {
@@ -68,15 +69,17 @@ func upCommand(p *progress.Printer) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			tools, err := preflight.Run(cmd.Context(), dirs, p)
-			if err != nil {
+			if _, err := topology.New(settings.Nodes); err != nil {
+				return err // before building for a quarter of an hour
+			}
+			if err := preflight.Run(cmd.Context(), dirs); err != nil {
 				return err
 			}
 			built, err := buildAll(cmd.Context(), dirs, p)
 			if err != nil {
 				return err
 			}
-			err = cluster.Up(cmd.Context(), cluster.UpOptions{Settings: settings, Dirs: dirs, Built: built, Tools: tools}, p)
+			err = cluster.Up(cmd.Context(), cluster.UpOptions{Settings: settings, Dirs: dirs, Built: built}, p)
 			if err != nil {
 				return err
 			}

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,8 +61,6 @@ type UpOptions struct {
 	Dirs     layout.Dirs
 	// Built is what package build made.
 	Built build.Result
-	// Tools is the root of unpacked packages for the machines, or empty.
-	Tools string
 }
 
 // Up starts the cluster, or what of it does not run, and returns when all
@@ -107,7 +107,7 @@ func take(o UpOptions, p *progress.Printer) (*Cluster, error) {
 			return nil, err
 		}
 		c = &Cluster{plan: plan, progress: p, record: &record{
-			State: o.Dirs.State(), Tools: o.Tools, Settings: o.Settings, Machines: map[string]machine.Ref{},
+			State: o.Dirs.State(), Settings: o.Settings, Machines: map[string]machine.Ref{},
 		}}
 		return c, c.record.save()
 	case err != nil:
@@ -123,6 +123,9 @@ func take(o UpOptions, p *progress.Printer) (*Cluster, error) {
 func (c *Cluster) settle(ctx context.Context, images []string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	go c.guard(ctx, fail)
 	api, err := c.api()
 	if err != nil {
 		return err
@@ -146,6 +149,54 @@ func (c *Cluster) settle(ctx context.Context, images []string) error {
 	return c.await(ctx, "DNS ready", func() (bool, error) { return api.DaemonSetReady(ctx, "kube-system", "coredns") })
 }
 
+// guard ends the wait when a machine has ended: nothing would ever come of it.
+func (c *Cluster) guard(ctx context.Context, fail context.CancelCauseFunc) {
+	for {
+		for name, ref := range c.record.Machines {
+			if !ref.Alive() {
+				fail(fmt.Errorf("machine %s has ended: %s", name, c.complaint(name)))
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// complaints are the last complaints of all machines, for a wait that is long.
+func (c *Cluster) complaints() string {
+	var all []string
+	for _, name := range slices.Sorted(maps.Keys(c.record.Machines)) {
+		if text := c.complaint(name); text != "" {
+			all = append(all, name+": "+text)
+		}
+	}
+	return strings.Join(append(all, "logs are in "+c.dir("*/log")), "; ")
+}
+
+// complaint is the last line of a machine's log about a process that ended or
+// could not start, or of what ended the machine itself.
+func (c *Cluster) complaint(name string) string {
+	text, err := os.ReadFile(filepath.Join(c.dir(name), "log", "init.log"))
+	if err != nil {
+		return err.Error()
+	}
+	return lastComplaint(string(text))
+}
+
+func lastComplaint(log string) string {
+	last := ""
+	for line := range strings.Lines(log) {
+		if !strings.Contains(line, "level=INFO") {
+			last = strings.TrimSpace(line)
+		}
+	}
+	return last
+}
+
 func (c *Cluster) nodesReady(ctx context.Context, api *kube.Client) (bool, error) {
 	nodes, err := api.Nodes(ctx)
 	if err != nil {
@@ -161,7 +212,7 @@ func (c *Cluster) nodesReady(ctx context.Context, api *kube.Client) (bool, error
 
 // await polls until what is true without an error.
 func (c *Cluster) await(ctx context.Context, name string, what func() (bool, error)) error {
-	return c.progress.Step(name, nil, func() error {
+	return c.progress.Step(name, c.complaints, func() error {
 		for {
 			ok, err := what()
 			if ok && err == nil {
@@ -169,7 +220,10 @@ func (c *Cluster) await(ctx context.Context, name string, what func() (bool, err
 			}
 			select {
 			case <-ctx.Done():
-				return fmt.Errorf("%w (last: %w); logs are in %s/*/log", ctx.Err(), err, c.record.State)
+				if err == nil {
+					err = errors.New("not yet")
+				}
+				return fmt.Errorf("%w (last: %w); %s", context.Cause(ctx), err, c.complaints())
 			case <-time.After(pollInterval):
 			}
 		}

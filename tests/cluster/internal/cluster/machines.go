@@ -13,7 +13,6 @@ import (
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/cgroup"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/config"
-	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/debian"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/machine"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/network"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/supervisor"
@@ -99,13 +98,9 @@ func (c *Cluster) configureNode(credentials *credentials, n topology.Node) error
 
 // start boots a machine and records it.
 func (c *Cluster) start(name string, setup [][]string, processes []supervisor.Process) error {
-	env, err := c.env()
-	if err != nil {
-		return err
-	}
 	ref, err := machine.Start(machine.Spec{
-		Name: name, Netns: topology.Netns(name), Dir: c.dir(name), Bin: c.bin(), Tools: c.record.Tools,
-		Env: env, Setup: setup, Processes: processes,
+		Name: name, Netns: topology.Netns(name), Dir: c.dir(name), Bin: c.bin(),
+		Env: environment(), Setup: setup, Processes: processes,
 	})
 	if err != nil {
 		return err
@@ -114,22 +109,9 @@ func (c *Cluster) start(name string, setup [][]string, processes []supervisor.Pr
 	return c.record.save()
 }
 
-// env is the environment of everything that runs on a machine.
-func (c *Cluster) env() ([]string, error) {
-	path := []string{machine.Bin, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
-	env := []string{"HOME=/root", "LANG=C.UTF-8"}
-	if c.record.Tools != "" {
-		path = append(path, debian.Path(machine.Tools)...)
-		libraries, err := debian.Tree{Root: c.record.Tools}.Libraries()
-		if err != nil {
-			return nil, err
-		}
-		for i, dir := range libraries {
-			libraries[i] = machine.Tools + dir
-		}
-		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libraries, ":"))
-	}
-	return append(env, "PATH="+strings.Join(path, ":")), nil
+// environment is that of everything that runs on a machine.
+func environment() []string {
+	return []string{"HOME=/root", "LANG=C.UTF-8", "PATH=" + machine.Bin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 }
 
 // seed imports the cluster's own images into a node that has not got them.
@@ -159,14 +141,10 @@ func (c *Cluster) importImage(ctx context.Context, node, file string) error {
 		return err
 	}
 	defer archive.Close()
-	env, err := c.env()
-	if err != nil {
-		return err
-	}
 	var out strings.Builder
 	status, err := ref.Exec(machine.Command{
 		Args:  []string{"ctr", "--address", socket, "--namespace", "k8s.io", "images", "import", "--local", "-"},
-		Env:   env,
+		Env:   environment(),
 		Stdin: archive, Stdout: &out, Stderr: &out,
 	})
 	if err != nil {
@@ -196,11 +174,7 @@ func (c *Cluster) Exec(name string, command machine.Command) (int, error) {
 	if !ok {
 		return 0, fmt.Errorf("machine %q: no such machine: use cp or n1 to n%d", name, len(c.plan.Nodes))
 	}
-	env, err := c.env()
-	if err != nil {
-		return 0, err
-	}
-	command.Env = append(env, "TERM="+os.Getenv("TERM"))
+	command.Env = append(environment(), "TERM="+os.Getenv("TERM"))
 	status, err := ref.Exec(command)
 	if err != nil {
 		return 0, fmt.Errorf("%s: %w", name, err)

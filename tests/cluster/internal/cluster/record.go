@@ -29,9 +29,7 @@ type Settings struct {
 // to the next.
 type record struct {
 	// State is the directory with everything of the running cluster.
-	State string `json:"state"`
-	// Tools is the root of unpacked packages for the machines, or empty.
-	Tools    string   `json:"tools,omitempty"`
+	State    string   `json:"state"`
 	Settings Settings `json:"settings"`
 	// Machines are the running ones, and those that have crashed, by name.
 	Machines map[string]machine.Ref `json:"machines"`

@@ -1,6 +1,6 @@
-// Package debian gets programs that this machine lacks from its distribution
-// without installing anything: apt downloads the packages, dpkg unpacks them
-// into the cache. It works on Debian and what derives from it.
+// Package debian gets a library that this machine lacks from its distribution
+// without installing anything: apt downloads the package, dpkg unpacks it into
+// the cache. It works on Debian and what derives from it.
 package debian
 
 import (
@@ -51,6 +51,9 @@ func Unpack(ctx context.Context, cache string, packages ...string) (Tree, error)
 	if err != nil {
 		return Tree{}, err
 	}
+	if len(debs) == 0 {
+		return Tree{}, fmt.Errorf("apt-get downloads nothing for %s: it takes them for installed", strings.Join(packages, " "))
+	}
 	fresh := tree.Root + ".new"
 	for _, deb := range debs {
 		if err := run(ctx, "dpkg-deb", "-x", deb, fresh); err != nil {
@@ -98,13 +101,7 @@ func run(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// Path are the directories of programs in a tree that lies at root, for PATH.
-func Path(root string) []string {
-	return []string{root + "/usr/sbin", root + "/usr/bin", root + "/sbin", root + "/bin"}
-}
-
-// Libraries are the directories of shared libraries of the tree, relative to
-// its root, each with a leading slash.
+// Libraries are the directories of libraries in the tree.
 func (t Tree) Libraries() ([]string, error) {
 	var found []string
 	for _, pattern := range []string{"/usr/lib/*-linux-gnu*", "/lib/*-linux-gnu*"} {
@@ -112,9 +109,7 @@ func (t Tree) Libraries() ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, dir := range dirs {
-			found = append(found, strings.TrimPrefix(dir, t.Root))
-		}
+		found = append(found, dirs...)
 	}
 	return found, nil
 }

@@ -80,12 +80,6 @@ func mounts(spec Spec) error {
 	if err != nil {
 		return err
 	}
-	tools := -1
-	if spec.Tools != "" {
-		if tools, err = grab(spec.Tools); err != nil {
-			return err
-		}
-	}
 	cgroups, err := grab("/sys/fs/cgroup")
 	if err != nil {
 		return err
@@ -106,7 +100,6 @@ func mounts(spec Spec) error {
 		func() error { return os.MkdirAll(Root, 0o755) },
 		func() error { return place(own, Root) },
 		func() error { return place(bin, Bin) },
-		func() error { return place(tools, Tools) },
 		func() error { return mount(Root+"/var", "/var", "", unix.MS_BIND) },
 		func() error { return mount(Root+"/tmp", "/tmp", "", unix.MS_BIND) },
 		coverSysctls,
@@ -170,11 +163,8 @@ func grab(path string) (int, error) {
 	return fd, nil
 }
 
-// place mounts what grab took; -1 is nothing.
+// place mounts what grab took.
 func place(fd int, path string) error {
-	if fd < 0 {
-		return nil
-	}
 	defer unix.Close(fd)
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move mount to %s: %w", path, err)

@@ -33,8 +33,6 @@ const (
 	Etc = Root + "/etc"
 	// Log holds the output of its processes, a file each.
 	Log = Root + "/log"
-	// Tools is the root of unpacked packages that the host lacks.
-	Tools = Root + "/tools"
 )
 
 // InitVerb is the command line verb by which the program becomes pid 1 of a
@@ -51,8 +49,6 @@ type Spec struct {
 	Dir string `json:"dir"`
 	// Bin is the host's directory of binaries.
 	Bin string `json:"bin"`
-	// Tools is a host's directory to mount at Tools, or empty.
-	Tools string `json:"tools,omitempty"`
 	// Env is the environment of every process, NAME=value.
 	Env []string `json:"env"`
 	// Setup are commands that run once, in order, before the processes.
@@ -89,6 +85,7 @@ func Start(spec Spec) (Ref, error) {
 	defer log.Close()
 
 	cmd := exec.Command("/proc/self/exe", InitVerb, file)
+	cmd.Args[0] = spec.Netns // what the host's ps shows
 	cmd.Env = spec.Env
 	cmd.Dir = "/"
 	cmd.Stdout, cmd.Stderr = log, log
@@ -113,7 +110,7 @@ func Start(spec Spec) (Ref, error) {
 
 // prepare makes the directories that Init mounts.
 func prepare(dir string) error {
-	for _, sub := range []string{"bin", "etc", "log", "tools", "sysctl", "var/lib", "var/log", "var/cache"} {
+	for _, sub := range []string{"bin", "etc", "log", "sysctl", "var/lib", "var/log", "var/cache"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
 		}

@@ -43,8 +43,9 @@ func Create(name string) error {
 }
 
 // share makes the directory of names a shared mount on itself, as `ip netns
-// add` does. Were it done by that only later, it would cover the names made
-// before it: nobody could delete them any more.
+// add` does. Done by that only later, it would cover the names made before:
+// they could not be deleted any more. Therefore it is not done here either
+// where somebody else has names there already.
 func share() error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -53,13 +54,18 @@ func share() error {
 	if !errors.Is(err, unix.EINVAL) { // which it is where dir is no mount
 		return err
 	}
+	names, err := os.ReadDir(dir)
+	if err != nil || len(names) > 0 {
+		return err
+	}
 	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("mount %s: %w", dir, err)
 	}
 	return unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "")
 }
 
-// Tidy undoes what Create did to the directory of names, if no name is left.
+// Tidy removes the mount of the directory of names on itself if no name is
+// left in it. What it had covered shows again.
 func Tidy() error {
 	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
 	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {

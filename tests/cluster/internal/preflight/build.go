@@ -67,7 +67,7 @@ func seccomp(ctx context.Context, dirs layout.Dirs, p *progress.Printer) ([]stri
 	}
 	flags := make([]string, 0, len(libraries)+1)
 	for _, dir := range libraries {
-		flags = append(flags, "-L"+tree.Root+dir)
+		flags = append(flags, "-L"+dir)
 	}
 	// cgo asks pkg-config, and takes the program of that name from this variable.
 	script := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in\n*--cflags*) echo -I%s/usr/include ;;\n*--libs*) echo %s -lseccomp ;;\nesac\n",

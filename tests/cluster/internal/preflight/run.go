@@ -16,9 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/cgroup"
-	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/debian"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/layout"
-	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/progress"
 )
 
 const (
@@ -35,16 +33,15 @@ func Root() error {
 	return l.err()
 }
 
-// Run checks what running the cluster needs. It returns the root of unpacked
-// packages for tools that this machine lacks, or an empty string.
-func Run(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (tools string, err error) {
+// Run checks what running the cluster needs.
+func Run(ctx context.Context, dirs layout.Dirs) error {
 	if err := Root(); err != nil {
-		return "", err
+		return err
 	}
 	var l list
 	hierarchies, err := cgroup.Hierarchies()
 	if err != nil {
-		return "", err
+		return err
 	}
 	for _, c := range cgroup.Missing(hierarchies) {
 		l.add("no control group controller "+c, "the kubelet limits Pods by it", "mount it below /sys/fs/cgroup, or enable it on the kernel's command line (cgroup_enable="+c+")")
@@ -57,9 +54,8 @@ func Run(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (tools stri
 	if _, err := exec.LookPath("mount"); err != nil {
 		l.add("no mount in PATH", "the kubelet mounts volumes with it", "on Debian: apt-get install mount")
 	}
-	tools, err = nft(ctx, dirs, p)
-	if err != nil {
-		l.add("no nft in PATH", "kube-proxy makes Services with it: "+err.Error(), "on Debian: apt-get install nftables")
+	if _, err := exec.LookPath("nft"); err != nil {
+		l.add("no nft in PATH", "kube-proxy makes Services with it", "on Debian: apt-get install nftables")
 	}
 	if err := space(dirs.Root, runSpace); err != nil {
 		l.add("too little disk space", err.Error(), "make room, or set VPN_GATEWAY_CACHE to a larger disk")
@@ -70,26 +66,13 @@ func Run(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (tools stri
 			l.add("too little memory", fmt.Sprintf("%d MiB, and two nodes need about 1,700", total>>20), "use a larger machine")
 		}
 	}
-	l = append(l, tryKernel(ctx, dirs.Root, tools)...)
-	return tools, l.err()
-}
-
-// nft finds the machine's nft, else unpacks the distribution's package.
-func nft(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (string, error) {
-	if _, err := exec.LookPath("nft"); err == nil {
-		return "", nil
-	}
-	if !debian.Available() {
-		return "", errors.New("and no apt-get to get it with")
-	}
-	p.Say("this machine has no nft: unpacking the distribution's package into the cache")
-	tree, err := debian.Unpack(ctx, dirs.Debian(), "nftables")
-	return tree.Root, err
+	l = append(l, tryKernel(ctx, dirs.Root)...)
+	return l.err()
 }
 
 // tryKernel does once, in namespaces that vanish with the thread, what the
 // cluster does all the time.
-func tryKernel(ctx context.Context, dir, tools string) []Problem {
+func tryKernel(ctx context.Context, dir string) []Problem {
 	done := make(chan list)
 	go func() {
 		runtime.LockOSThread() // for good: the namespaces end with this goroutine's thread
@@ -106,7 +89,7 @@ func tryKernel(ctx context.Context, dir, tools string) []Problem {
 		if err := tryLinks(); err != nil {
 			l.add("cannot make network links", "machines and Pods are connected by bridge and veth: "+err.Error(), "the kernel needs CONFIG_BRIDGE and CONFIG_VETH: modprobe bridge veth")
 		}
-		if err := tryNFT(ctx, tools); err != nil {
+		if err := tryNFT(ctx); err != nil {
 			l.add("cannot make nftables rules", "Services are such rules: "+err.Error(), "the kernel needs CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_MASQ, CONFIG_NFT_FIB: modprobe nf_tables nft_masq nft_fib_inet")
 		}
 		if _, err := os.Stat("/sys/class/misc/tun"); errors.Is(err, fs.ErrNotExist) {
@@ -157,29 +140,17 @@ func tryLinks() error {
 
 // tryNFT makes a table with the expressions that kube-proxy and the CNI
 // plugins rely on.
-func tryNFT(ctx context.Context, tools string) error {
+func tryNFT(ctx context.Context) error {
 	const rules = `table ip try {
 	map services { type ipv4_addr . inet_proto . inet_service : verdict; }
 	chain nat { type nat hook postrouting priority srcnat; ct state new ip saddr 192.0.2.1 masquerade; }
 	chain pre { type nat hook prerouting priority dstnat; fib daddr type local ip daddr . meta l4proto . th dport vmap @services; numgen random mod 2 vmap { 0 : accept, 1 : accept }; }
 }`
 	path, err := exec.LookPath("nft")
-	env := os.Environ()
-	if tools != "" {
-		path = filepath.Join(tools, "usr/sbin/nft")
-		libraries, err := debian.Tree{Root: tools}.Libraries()
-		if err != nil {
-			return err
-		}
-		for i, dir := range libraries {
-			libraries[i] = tools + dir
-		}
-		env = append(env, "LD_LIBRARY_PATH="+strings.Join(libraries, ":"))
-	} else if err != nil {
-		return nil // reported by its absence
+	if err != nil {
+		return nil // its absence is reported
 	}
 	cmd := exec.CommandContext(ctx, path, "-f", "-")
-	cmd.Env = env
 	cmd.Stdin = strings.NewReader(rules)
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -178,7 +178,7 @@ func Await(ctx context.Context, addresses ...string) error {
 			select {
 			case <-time.After(pollInterval):
 			case <-ctx.Done():
-				return fmt.Errorf("wait for %s: %w (last: %w)", address, ctx.Err(), err)
+				return fmt.Errorf("wait for %s: %w (last: %w)", address, context.Cause(ctx), err)
 			}
 		}
 	}
