@@ -14,6 +14,9 @@ import (
 
 // initConfig is what the container's first process is told.
 type initConfig struct {
+	// Join, where not 0, is the container's process to run beside; everything
+	// but Args, Env, WorkDir and Identity is then left alone.
+	Join     int
 	Hostname string
 	// Root is an empty directory that becomes the root file system.
 	Root string

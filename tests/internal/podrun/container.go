@@ -2,10 +2,8 @@ package podrun
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"sync"
@@ -67,52 +65,19 @@ func (c *Container) Start() error {
 	return nil
 }
 
-// launch starts this program again as the container's first process, hands it
-// config and waits until it has become the container's program.
+// launch starts the container's first process.
 func (c *Container) launch(config *initConfig) (*netns.Process, error) {
 	log, err := os.OpenFile(c.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("log: %w", err)
 	}
 	defer log.Close()
-	configRead, configWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer configRead.Close()
-	defer configWrite.Close()
-	failureRead, failureWrite, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	defer failureRead.Close()
-	defer failureWrite.Close()
-
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{initName}
-	cmd.Env = []string{}
+	cmd := initCommand()
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{configRead, failureWrite}
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		Pdeathsig:  syscall.SIGKILL,
-		Setsid:     true, // the terminal's interrupt is for us
-	}
-	if err := c.pod.sandbox.do(cmd.Start); err != nil {
-		return nil, err
-	}
-	process := netns.Watch(cmd)
-	_ = failureWrite.Close()
-	if err := json.NewEncoder(configWrite).Encode(config); err != nil {
-		return nil, errors.Join(err, process.Kill())
-	}
-	_ = configWrite.Close()
-	failure, err := io.ReadAll(failureRead) // ends with exec, which closes it
-	if err == nil && len(failure) > 0 {
-		err = errors.New(string(failure))
-	}
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
+	process, err := c.pod.launch(cmd, config)
 	if err != nil {
-		return nil, errors.Join(err, process.Kill())
+		return nil, err
 	}
 	go c.note(process)
 	return process, nil

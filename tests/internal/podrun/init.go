@@ -47,6 +47,26 @@ func becomeContainer() error {
 	if err := json.NewDecoder(os.NewFile(configFD, "config")).Decode(&config); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
+	enter := buildContainer
+	if config.Join != 0 {
+		enter = func(initConfig) error { return join(config.Join) }
+	}
+	if err := enter(config); err != nil {
+		return err
+	}
+	unix.Umask(0o022)
+	if err := os.Chdir(path.Join("/", config.WorkDir)); err != nil {
+		return fmt.Errorf("working directory: %w", err)
+	}
+	if err := assume(config.Identity); err != nil {
+		return err
+	}
+	err := unix.Exec(config.Args[0], config.Args, config.Env)
+	return fmt.Errorf("exec %s: %w", config.Args[0], err)
+}
+
+// buildContainer makes the container's file system and enters it.
+func buildContainer(config initConfig) error {
 	unix.Umask(0)
 	if err := makeRoot(config); err != nil {
 		return err
@@ -65,15 +85,7 @@ func becomeContainer() error {
 	if err := unix.Sethostname([]byte(config.Hostname)); err != nil {
 		return fmt.Errorf("host name: %w", err)
 	}
-	unix.Umask(0o022)
-	if err := os.Chdir(path.Join("/", config.WorkDir)); err != nil {
-		return fmt.Errorf("working directory: %w", err)
-	}
-	if err := assume(config.Identity); err != nil {
-		return err
-	}
-	err := unix.Exec(config.Args[0], config.Args, config.Env)
-	return fmt.Errorf("exec %s: %w", config.Args[0], err)
+	return nil
 }
 
 // makeRoot builds the root file system at config.Root.

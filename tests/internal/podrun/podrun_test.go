@@ -33,6 +33,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "serve" {
 		os.Exit(serve())
 	}
+	if len(os.Args) > 1 && os.Args[1] == "look" {
+		os.Exit(look())
+	}
 	os.Exit(m.Run())
 }
 
@@ -73,6 +76,24 @@ func serve() int {
 		select {}
 	}
 	return 7
+}
+
+// look prints what TestExec wants to know.
+func look() int {
+	if slices.Contains(os.Args, "--fail") {
+		fmt.Fprintln(os.Stderr, "as asked")
+		return 3
+	}
+	host, _ := os.Hostname()
+	status, _ := os.ReadFile("/proc/self/status")
+	config, err := os.ReadFile("/etc/app/config/ready")
+	fmt.Println(host, os.Getenv("GREETING"), string(config), err)
+	for line := range strings.Lines(string(status)) {
+		if strings.HasPrefix(line, "Cap") || strings.HasPrefix(line, "NoNewPrivs") || strings.HasPrefix(line, "NSpid") {
+			fmt.Print(line)
+		}
+	}
+	return 0
 }
 
 type self struct {
@@ -394,6 +415,37 @@ func TestRestart(t *testing.T) {
 	}
 	if n := strings.Count(string(log), "serving\n"); n != 2 {
 		t.Errorf("the log has %d starts, want both: %s", n, log)
+	}
+}
+
+func TestExec(t *testing.T) {
+	p := startPod(t, testSpec(), configMap(map[string]string{"ready": "1"}), secret(map[string]string{"made": "k"}))
+	waitReady(t, p)
+	out, err := p.Container("app").Exec(t.Context(), "/app", "look")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, _ := strings.Cut(string(out), "NSpid:\t")
+	if head != "app-0 hello 1 <nil>\n" {
+		t.Errorf("seen: %s", head)
+	}
+	pid, rest, _ := strings.Cut(rest, "\n")
+	if pid == "" || pid == "1" {
+		t.Errorf("NSpid = %q, want a number beside 1 in the container's process namespace", pid)
+	}
+	admin := "0000000000001000"
+	want := fmt.Sprintf("CapInh:\t%016x\nCapPrm:\t%s\nCapEff:\t%s\nCapBnd:\t%s\nCapAmb:\t%016x\nNoNewPrivs:\t1\n", 0, admin, admin, admin, 0)
+	if diff := cmp.Diff(want, rest); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+	_, err = p.Container("app").Exec(t.Context(), "/app", "look", "--fail")
+	if err == nil || err.Error() != "exec in container app: exit status 3: as asked" {
+		t.Errorf("error = %v, want status and standard error", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := p.Container("app").Exec(ctx, "/app", "serve", "--stubborn"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("error = %v, want the end of the time", err)
 	}
 }
 
