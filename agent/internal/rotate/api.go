@@ -33,7 +33,7 @@ type APIOptions struct {
 // API is [Secrets] by a Kubernetes API server.
 //
 // It is a REST client that knows no API type. The typed client registers every
-// type of Kubernetes: it doubles the agent's binary and adds 9 MiB to the memory
+// type of Kubernetes: it doubles the agent's binary and adds 8 MiB to the memory
 // of the gateway, which is the same binary.
 type API struct {
 	client    rest.Interface
