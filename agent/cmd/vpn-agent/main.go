@@ -41,6 +41,11 @@ func newRootCommand(env environment) *cobra.Command {
 	root.SetErr(env.Err)
 	root.AddCommand(
 		newGatewayCommand(env),
+		newKeysCommand(env),
+		newPeerCommand(env),
+		newProbeCommand(env),
+		newRenderCommand(env),
+		newValidateCommand(env),
 		newVersionCommand(env),
 	)
 	return root
