@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -62,19 +63,23 @@ type Options struct {
 type Reconciler struct {
 	Options
 
-	snapshot   *spec.Snapshot // the last good one
-	peerNames  map[key.Public]string
-	inForce    string         // hash of the snapshot's files
-	files      fingerprint    // of the last reading, good or bad
-	pending    bool           // the snapshot has not been applied in full yet
-	generation uint64         // snapshots applied
-	applied    *state.Desired // nil where the device's state is in doubt
-	observed   state.Observed // after the last run
-	desired    state.Desired
-	sessions   state.Sessions
-	reloads    telemetry.Reloads
-	runError   error
-	resolver   *resolver
+	snapshot  *spec.Snapshot // the last good one
+	peerNames map[key.Public]string
+	// formerNames are those of the snapshot before, for peers that leave.
+	formerNames map[key.Public]string
+	inForce     string         // hash of the snapshot's files
+	files       fingerprint    // of the last reading, good or bad
+	pending     bool           // the snapshot has not been applied in full yet
+	generation  uint64         // snapshots applied
+	applied     *state.Desired // the last one applied in full, nil before the first
+	// tableInDoubt is set while an apply is under way, and after one failed.
+	tableInDoubt bool
+	observed     state.Observed // after the last run
+	desired      state.Desired
+	sessions     state.Sessions
+	reloads      telemetry.Reloads
+	runError     error
+	resolver     *resolver
 
 	draining atomic.Bool
 	drain    atomic.Int64 // nanoseconds
@@ -167,8 +172,17 @@ func (r *Reconciler) watchSessions() {
 func (r *Reconciler) noteSessions(peers map[key.Public]state.ObservedPeer) {
 	var events []state.Event
 	r.sessions, events = r.sessions.Next(peers, r.Now())
+	if len(events) == 0 {
+		return
+	}
 	r.Instruments.CountEvents(events)
-	telemetry.LogEvents(r.Log, events, r.peerNames)
+	names := maps.Clone(r.peerNames)
+	for k, name := range r.formerNames {
+		if _, stays := names[k]; !stays {
+			names[k] = name
+		}
+	}
+	telemetry.LogEvents(r.Log, events, names)
 }
 
 // backoff doubles a delay up to a limit.

@@ -220,6 +220,30 @@ func TestFailedApplyIsTriedAgain(t *testing.T) {
 	r.want("generation", r.Status().Generation, uint64(2))
 }
 
+// What was applied must not be what is being built: the next plan would find
+// nothing to do.
+func TestChangeAfterIdleRuns(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ""))
+	r.step()
+	r.step()
+	r.step()
+	r.write("peers:\n" + peer(2, "") + peer(4, ""))
+	r.step()
+	last := r.firewall.applied[len(r.firewall.applied)-1]
+	r.want("table made anew", last.Replace, false)
+	r.want("sources added", len(last.AddSources), 1)
+}
+
+func TestEndpointChangeOutlivesAFailure(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ", endpoint: '192.0.2.1:1'"))
+	r.step()
+	r.write("peers:\n" + peer(2, ", endpoint: '192.0.2.2:2'"))
+	r.device.err = errors.New("busy")
+	r.step()
+	r.step()
+	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "192.0.2.2:2")
+}
+
 func TestRepair(t *testing.T) {
 	tests := []struct {
 		name    string
@@ -306,6 +330,17 @@ func TestSessionsAreLogged(t *testing.T) {
 	r.step()
 	p := r.device.Device.Peers[publicKey(2)]
 	p.LastHandshake, p.Endpoint = r.now, netip.MustParseAddrPort("198.51.100.1:4242")
+	r.device.Device.Peers[publicKey(2)] = p
+	r.watchSessions()
+	r.write("")
+	r.step()
+	for _, line := range strings.Split(r.log.String(), "\n") {
+		if strings.Contains(line, "peer disconnected") && !strings.Contains(line, "peer=p2") {
+			t.Errorf("a peer that left has lost its name: %s", line)
+		}
+	}
+	r.write("peers:\n" + peer(2, ""))
+	r.step()
 	r.device.Device.Peers[publicKey(2)] = p
 	r.watchSessions()
 	r.now = r.now.Add(state.SessionLifetime + time.Second)

@@ -91,6 +91,7 @@ func (r *Reconciler) reload() {
 func (r *Reconciler) adopt(s *spec.Snapshot, f fingerprint) {
 	r.snapshot, r.inForce, r.pending = s, f.String(), true
 	r.drain.Store(int64(s.Gateway.Server.Drain))
+	r.formerNames = r.peerNames
 	r.peerNames = make(map[key.Public]string, len(s.Peers))
 	for _, p := range s.Peers {
 		r.peerNames[p.PublicKey] = p.Name
@@ -144,25 +145,26 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err := r.observe(); err != nil {
 		return nil, err
 	}
-	p := plan.Diff(r.desired, r.observed, r.applied)
+	seen := r.observed
+	seen.FirewallInPlace = seen.FirewallInPlace && !r.tableInDoubt
+	p := plan.Diff(r.desired, seen, r.applied)
+	desired := r.desired // a copy: the next run builds r.desired anew
 	if p.Empty() {
-		r.applied = &r.desired
+		r.applied = &desired
 		return nil, nil
 	}
-	// Until all is done, what is applied is in doubt; a later run that does
-	// not know makes the table anew and leaves endpoints alone.
-	r.applied = nil
+	// Until all is done, what the table holds is in doubt.
+	r.tableInDoubt = true
 	if err := r.apply(p); err != nil {
 		return nil, errors.Join(err, r.observe())
 	}
+	r.applied, r.tableInDoubt = &desired, false
 	if err := r.observe(); err != nil {
 		return nil, err
 	}
-	desired := r.desired
 	if left := plan.Diff(desired, r.observed, &desired); !left.Empty() {
 		return nil, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
 	}
-	r.applied = &desired
 	return p.Summary(summaryLimit), nil
 }
 
