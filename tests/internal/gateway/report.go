@@ -1,0 +1,238 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgdevice"
+)
+
+// Ports of the agent in the Pod, as the chart has them.
+const (
+	httpPort   = "8080"
+	healthPort = "8081"
+)
+
+// askEvery is how often [Gateway.Await] asks.
+const askEvery = 10 * time.Millisecond
+
+// Readiness is what /readyz answers.
+type Readiness struct {
+	Ready      bool        `json:"ready"`
+	Conditions []Condition `json:"conditions"`
+	Hash       string      `json:"hash"`
+	Generation uint64      `json:"generation"`
+	DataPlane  string      `json:"dataPlane"`
+	Reason     string      `json:"reason"`
+	PublicKey  string      `json:"publicKey"`
+}
+
+// Condition is one thing that readiness depends on.
+type Condition struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+}
+
+// Condition returns the condition of that name; the zero one where there is none.
+func (r Readiness) Condition(name string) Condition {
+	for _, c := range r.Conditions {
+		if c.Name == name {
+			return c
+		}
+	}
+	return Condition{}
+}
+
+// Readiness asks /readyz. Not being ready is no error.
+func (g *Gateway) Readiness(ctx context.Context) (Readiness, error) {
+	var r Readiness
+	status, body, err := g.get(ctx, "/readyz")
+	if err == nil {
+		err = json.Unmarshal(body, &r)
+	}
+	if err == nil && r.Ready != (status == http.StatusOK) {
+		err = fmt.Errorf("ready: %t with status %d", r.Ready, status)
+	}
+	if err != nil {
+		return r, fmt.Errorf("/readyz: %w", err)
+	}
+	return r, nil
+}
+
+// Await asks /readyz until the answer is as wanted, for a minute at most. The
+// error says what was waited for and how things stood.
+func (g *Gateway) Await(ctx context.Context, what string, wanted func(Readiness) bool) (Readiness, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	for {
+		r, err := g.Readiness(ctx)
+		if err == nil && wanted(r) {
+			return r, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return r, fmt.Errorf("waiting for %s: %w; last answer %+v, %w", what, context.Cause(ctx), r, err)
+		}
+	}
+}
+
+// Metrics asks /metrics.
+func (g *Gateway) Metrics(ctx context.Context) (Metrics, error) {
+	status, body, err := g.get(ctx, "/metrics")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d", status)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("/metrics: %w", err)
+	}
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(bytes.NewReader(body))
+}
+
+// Metrics are families of time series by name.
+type Metrics map[string]*dto.MetricFamily
+
+// Value returns the value of the gauge or counter, or the count of the histogram,
+// that has the given labels, written as name, value, name, value, and whether
+// there is just one.
+func (m Metrics) Value(name string, labels ...string) (float64, bool) {
+	var found []float64
+	for _, metric := range m[name].GetMetric() {
+		have := map[string]string{}
+		for _, l := range metric.GetLabel() {
+			have[l.GetName()] = l.GetValue()
+		}
+		matches := true
+		for i := 0; i+1 < len(labels); i += 2 {
+			matches = matches && have[labels[i]] == labels[i+1]
+		}
+		if matches {
+			found = append(found, metric.GetGauge().GetValue()+metric.GetCounter().GetValue()+float64(metric.GetHistogram().GetSampleCount()))
+		}
+	}
+	if len(found) != 1 {
+		return 0, false
+	}
+	return found[0], true
+}
+
+func (g *Gateway) get(ctx context.Context, path string) (status int, body []byte, err error) {
+	url := "http://" + net.JoinHostPort(g.Pod.IP().String(), httpPort) + path
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := g.Pod.Network().HTTPClient().Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, err = io.ReadAll(response.Body)
+	return response.StatusCode, body, err
+}
+
+// HealthPortOpen tells whether the TCP port for load balancers takes connections.
+func (g *Gateway) HealthPortOpen(ctx context.Context) bool {
+	conn, err := g.Pod.Network().DialContext(ctx, "tcp", net.JoinHostPort(g.Pod.IP().String(), healthPort))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}
+
+// Device reads the gateway's WireGuard device.
+func (g *Gateway) Device() (wgdevice.Device, error) {
+	socket := filepath.Join(g.Pod.VolumePath("wireguard"), g.Interface+".sock")
+	if _, err := os.Stat(socket); err == nil {
+		return wgdevice.Userspace(socket)
+	}
+	return wgdevice.Kernel(g.Pod.Network(), g.Interface)
+}
+
+// Log returns the lines that the agent has logged so far, all starts included.
+// What is no JSON, such as a last word on standard error, is a line with the
+// text as msg.
+func (g *Gateway) Log() ([]LogLine, error) {
+	text, err := os.ReadFile(g.Container().LogPath())
+	if err != nil {
+		return nil, err
+	}
+	var out []LogLine
+	for line := range bytes.Lines(text) {
+		l := LogLine{}
+		if json.Unmarshal(line, &l) != nil {
+			l = LogLine{"msg": string(bytes.TrimSpace(line))}
+		}
+		out = append(out, l)
+	}
+	return out, nil
+}
+
+// LogLine is a line of the agent's log.
+type LogLine map[string]any
+
+// Text returns a field as text, "" where it has none.
+func (l LogLine) Text(field string) string {
+	if l[field] == nil {
+		return ""
+	}
+	return fmt.Sprint(l[field])
+}
+
+// LookForKeys searches everything that the gateway tells of itself, its log and
+// what it answers to HTTP, for every secret key that it was ever given. The error
+// says where one was found, and not which.
+func (g *Gateway) LookForKeys(ctx context.Context) error {
+	told := map[string][]byte{}
+	var err error
+	if told["log"], err = os.ReadFile(g.Container().LogPath()); err != nil {
+		return err
+	}
+	for _, path := range []string{"/readyz", "/metrics"} {
+		if !g.Container().Running() {
+			break
+		}
+		if _, told[path], err = g.get(ctx, path); err != nil {
+			return err
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for where, text := range told {
+		for _, k := range g.keys {
+			if found, err := holds(text, k); found || err != nil {
+				return errors.Join(err, fmt.Errorf("%s of the gateway holds a secret key", where))
+			}
+		}
+	}
+	return nil
+}
+
+// holds looks for a key as wg and as the configuration socket write it.
+func holds(text []byte, k wgclient.Secret) (bool, error) {
+	raw, err := wgdevice.ParseKey(k.Reveal())
+	if err != nil {
+		return false, err
+	}
+	return bytes.Contains(text, []byte(k.Reveal())) || bytes.Contains(bytes.ToLower(text), []byte(hex.EncodeToString(raw[:]))), nil
+}
