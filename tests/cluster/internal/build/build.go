@@ -76,11 +76,11 @@ func (b *Builder) All(ctx context.Context) (Result, error) {
 	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
 		return Result{}, err
 	}
-	unlock, err := lock(filepath.Join(b.Cache, "lock"))
+	held, err := lock(filepath.Join(b.Cache, "lock"))
 	if err != nil {
 		return Result{}, err
 	}
-	defer unlock()
+	defer held.Close()
 	result := Result{Programs: map[string]string{}}
 	for _, part := range Parts() {
 		dir, err := b.part(ctx, part)
@@ -205,7 +205,7 @@ func goVersion(ctx context.Context, module string) (string, error) {
 }
 
 // lock keeps a second run from building the same at the same time.
-func lock(file string) (unlock func() error, err error) {
+func lock(file string) (held io.Closer, err error) {
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -213,7 +213,7 @@ func lock(file string) (unlock func() error, err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", file, err), f.Close())
 	}
-	return f.Close, nil
+	return f, nil
 }
 
 // watcher reads what `go build -v` prints: a line for each package that it

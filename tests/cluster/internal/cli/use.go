@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -84,7 +83,8 @@ func become(name string, args []string) error {
 	if err != nil {
 		return err
 	}
-	runtime.LockOSThread() // the thread that calls execve decides on the namespace
+	// The thread that calls execve decides on the namespace: this is the main
+	// one, and Main has locked it.
 	if err := netns.Enter(topology.Netns(name)); err != nil {
 		return err
 	}

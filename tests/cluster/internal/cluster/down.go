@@ -35,8 +35,7 @@ func Down(ctx context.Context, state string, p *progress.Printer) error {
 				failed = append(failed, fmt.Errorf("%s: %w", name, err))
 			}
 		}
-		removeNetworks(p)
-		failed = append(failed, netns.Tidy(), removeNetworks(p), removeCgroups())
+		failed = append(failed, removeNetworks(p), removeCgroups())
 		if err := errors.Join(failed...); err != nil {
 			return err // the record stays: another call can try again
 		}
@@ -58,7 +57,6 @@ func machines() []string {
 
 // removeNetworks removes the network namespaces. Processes that somebody else
 // started in one are not ours to end; it lives on, nameless, until they do.
-// Names that were covered (see netns.Create) take a second call, after netns.Tidy.
 func removeNetworks(p *progress.Printer) error {
 	var failed []error
 	for _, name := range machines() {

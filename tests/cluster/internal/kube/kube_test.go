@@ -21,7 +21,9 @@ func server(t *testing.T, code int, answer string) (*Client, *[]string) {
 		}
 		asked = append(asked, r.Method+" "+r.URL.RequestURI()+" "+r.Header.Get("Content-Type")+" "+string(body))
 		w.WriteHeader(code)
-		io.WriteString(w, answer)
+		if _, err := io.WriteString(w, answer); err != nil {
+			t.Error(err)
+		}
 	}))
 	t.Cleanup(s.Close)
 	return NewWithHTTP(s.URL, s.Client()), &asked

@@ -191,13 +191,13 @@ func stat(pid int) (started uint64, state byte, err error) {
 // program's name in brackets, may hold blanks and brackets itself.
 func parseStat(text string) (started uint64, state byte, err error) {
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-	const stateField, startField = 3 - 3, 22 - 3
-	if len(fields) <= startField {
+	const state3, start22 = 0, 19 // indices in what follows the second field
+	if len(fields) <= start22 {
 		return 0, 0, fmt.Errorf("stat %q: too short", text)
 	}
-	started, err = strconv.ParseUint(fields[startField], 10, 64)
+	started, err = strconv.ParseUint(fields[start22], 10, 64)
 	if err != nil {
 		return 0, 0, fmt.Errorf("stat: start time: %w", err)
 	}
-	return started, fields[stateField][0], nil
+	return started, fields[state3][0], nil
 }

@@ -1,5 +1,10 @@
-// Package netns makes named network namespaces (as `ip netns` does) and runs
-// code inside them.
+// Package netns makes named network namespaces and runs code inside them.
+//
+// `ip netns` and its like find them by their names in /run/netns. What lies
+// there are symbolic links; the namespaces themselves are mounted in a
+// directory of our own. The first `ip netns add` on a machine mounts
+// /run/netns on itself, which covers every namespace that was mounted there
+// before by other means: it can be entered and deleted no more.
 package netns
 
 import (
@@ -12,9 +17,14 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/layout"
 )
 
-const dir = "/run/netns"
+const (
+	dir   = layout.RuntimeDir + "/netns"
+	names = "/run/netns"
+)
 
 // Path is the file that holds the namespace of that name.
 func Path(name string) string { return filepath.Join(dir, name) }
@@ -30,57 +40,55 @@ func Create(name string) error {
 	if Exists(name) {
 		return nil
 	}
-	if err := share(); err != nil {
+	if err := create(name); err != nil {
+		return errors.Join(fmt.Errorf("create network namespace %s: %w", name, err), Delete(name))
+	}
+	return nil
+}
+
+func create(name string) error {
+	for _, d := range []string{dir, names} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Symlink(Path(name), filepath.Join(names, name)); err != nil {
+		return err
+	}
+	if err := os.WriteFile(Path(name), nil, 0o444); err != nil {
 		return err
 	}
 	return onThread(func() error {
-		h, err := netns.NewNamed(name)
-		if err != nil {
-			return fmt.Errorf("create network namespace %s: %w", name, err)
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		return h.Close()
+		return unix.Mount("/proc/thread-self/ns/net", Path(name), "", unix.MS_BIND, "")
 	})
-}
-
-// share makes the directory of names a shared mount on itself, as `ip netns
-// add` does. Done by that only later, it would cover the names made before:
-// they could not be deleted any more. Therefore it is not done here either
-// where somebody else has names there already.
-func share() error {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	err := unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "")
-	if !errors.Is(err, unix.EINVAL) { // which it is where dir is no mount
-		return err
-	}
-	names, err := os.ReadDir(dir)
-	if err != nil || len(names) > 0 {
-		return err
-	}
-	if err := unix.Mount(dir, dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("mount %s: %w", dir, err)
-	}
-	return unix.Mount("", dir, "", unix.MS_SHARED|unix.MS_REC, "")
-}
-
-// Tidy removes the mount of the directory of names on itself if no name is
-// left in it. What it had covered shows again.
-func Tidy() error {
-	err := unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)
-	if errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
-		return nil // in use, or no mount, or not there
-	}
-	return err
 }
 
 // Delete removes the name; the namespace goes with its last process. One that
 // does not exist is no error.
 func Delete(name string) error {
-	if err := netns.DeleteNamed(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete network namespace %s: %w", name, err)
+	err := unix.Unmount(Path(name), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+	if errors.Is(err, unix.EINVAL) { // no mount: creating it failed half-way
+		err = nil
+	}
+	for _, err := range []error{err, os.Remove(Path(name)), removeLink(name)} {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("delete network namespace %s: %w", name, err)
+		}
 	}
 	return nil
+}
+
+// removeLink removes the link to a namespace of ours, not a stranger's
+// namespace of the same name.
+func removeLink(name string) error {
+	link := filepath.Join(names, name)
+	if target, err := os.Readlink(link); err != nil || target != Path(name) {
+		return nil
+	}
+	return os.Remove(link)
 }
 
 // Do runs f inside the namespace. Sockets that f opens and processes that it
@@ -97,15 +105,24 @@ func Do(name string, f func() error) error {
 // Enter moves the calling thread into the namespace. The caller must have
 // locked the goroutine to it, and must never unlock it.
 func Enter(name string) error {
-	h, err := netns.GetFromName(name)
+	h, err := Open(name)
 	if err != nil {
-		return fmt.Errorf("network namespace %s: %w", name, err)
+		return err
 	}
 	defer h.Close()
 	if err := netns.Set(h); err != nil {
 		return fmt.Errorf("enter network namespace %s: %w", name, err)
 	}
 	return nil
+}
+
+// Open opens the namespace; the caller closes it.
+func Open(name string) (netns.NsHandle, error) {
+	h, err := netns.GetFromPath(Path(name))
+	if err != nil {
+		return h, fmt.Errorf("network namespace %s: %w", name, err)
+	}
+	return h, nil
 }
 
 // onThread runs f on an operating system thread that nobody uses afterwards:

@@ -11,7 +11,6 @@ import (
 	"os"
 
 	"github.com/vishvananda/netlink"
-	vnetns "github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/netns"
@@ -106,9 +105,9 @@ func attach(machine string, addr netip.Prefix) error {
 		return err
 	}
 	defer cp.Close()
-	peer, err := vnetns.GetFromName(ns)
+	peer, err := netns.Open(ns)
 	if err != nil {
-		return fmt.Errorf("network namespace %s: %w", ns, err)
+		return err
 	}
 	defer peer.Close()
 	br, err := cp.LinkByName(bridge)
@@ -178,9 +177,9 @@ type handle struct {
 }
 
 func open(ns string) (handle, error) {
-	fd, err := vnetns.GetFromName(ns)
+	fd, err := netns.Open(ns)
 	if err != nil {
-		return handle{}, fmt.Errorf("network namespace %s: %w", ns, err)
+		return handle{}, err
 	}
 	defer fd.Close()
 	h, err := netlink.NewHandleAt(fd, unix.NETLINK_ROUTE)

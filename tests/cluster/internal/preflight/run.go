@@ -62,7 +62,7 @@ func Run(ctx context.Context, dirs layout.Dirs) error {
 	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err == nil {
-		if total := uint64(info.Totalram) * uint64(info.Unit); total < runMemory {
+		if total := info.Totalram * uint64(info.Unit); total < runMemory {
 			l.add("too little memory", fmt.Sprintf("%d MiB, and two nodes need about 1,700", total>>20), "use a larger machine")
 		}
 	}

@@ -102,7 +102,7 @@ func (t Topology) KubernetesIP() netip.Addr { return host(t.Services, 1) }
 // DNSIP is the cluster IP of the cluster's DNS.
 func (t Topology) DNSIP() netip.Addr { return host(t.Services, 10) }
 
-// Netns is the name of a machine's network namespace, as under /run/netns.
+// Netns is the name of a machine's network namespace, as `ip netns` lists it.
 func Netns(machine string) string { return "vpngw-" + machine }
 
 // host is the address of the given number in the last byte of the prefix.
