@@ -121,4 +121,3 @@ func selfImage(t *testing.T) Image {
 	}
 	return image
 }
-
