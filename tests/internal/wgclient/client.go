@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -162,16 +163,17 @@ func (c *Client) makeDevice(ctx context.Context) error {
 	return c.waitForSocket(ctx)
 }
 
-// waitForSocket waits until the daemon answers.
+// waitForSocket waits until the daemon takes connections. It doesn't ask with wg,
+// which deletes a socket that refuses, as one does for a moment when it is made.
 func (c *Client) waitForSocket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := c.Run("show", c.name, "public-key")
+		conn, err := net.Dial("unix", c.socket())
 		if err == nil {
-			return nil
+			return conn.Close()
 		}
 		select {
 		case <-tick.C:
@@ -182,6 +184,8 @@ func (c *Client) waitForSocket(ctx context.Context) error {
 		}
 	}
 }
+
+func (c *Client) socket() string { return filepath.Join(socketDir, c.name+".sock") }
 
 // Run runs wg in the client's namespace and returns its output. Subcommands that
 // print keys are for the caller to avoid.
@@ -335,7 +339,7 @@ func (c *Client) Close() error {
 			return err
 		}
 	}
-	if err := os.Remove(filepath.Join(socketDir, c.name+".sock")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(c.socket()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
