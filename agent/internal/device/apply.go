@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"regexp"
 	"slices"
@@ -22,6 +23,9 @@ import (
 func (d *Device) Apply(p plan.Plan) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closed.Load() {
+		return fmt.Errorf("applying to device %s: %w", d.name, fs.ErrClosed)
+	}
 	link, err := d.link()
 	if err != nil {
 		return fmt.Errorf("applying to device %s: %w", d.name, err)

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
@@ -48,7 +49,7 @@ type Device struct {
 	control *wgctrl.Client
 
 	mu     sync.Mutex // held by what changes the device
-	closed bool
+	closed atomic.Bool
 	// forwarded are the devices that Apply switched forwarding on for.
 	forwarded []string
 }
@@ -139,8 +140,8 @@ func (d *Device) DataPlane() spec.DataPlane { return d.backend.plane() }
 // Reason says in one line why this data plane is in force.
 func (d *Device) Reason() string { return d.reason }
 
-// Peers reads the peers with their counters. The error wraps [fs.ErrNotExist]
-// where the device is gone.
+// Peers reads the peers with their counters. After Close the error wraps
+// [fs.ErrClosed].
 func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
 	dump, err := d.dump()
 	if err != nil {
@@ -150,6 +151,9 @@ func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
 }
 
 func (d *Device) dump() (*wgtypes.Device, error) {
+	if d.closed.Load() {
+		return nil, fmt.Errorf("reading device %s: %w", d.name, fs.ErrClosed)
+	}
 	dump, err := d.control.Device(d.name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("reading device %s: no WireGuard device of that name answers: %w", d.name, err)
@@ -170,18 +174,17 @@ func (d *Device) Close() error {
 }
 
 func (d *Device) close() error {
-	if d.closed {
+	if d.closed.Swap(true) {
 		return nil
 	}
-	d.closed = true
 	if err := errors.Join(d.backend.close(), d.control.Close()); err != nil {
 		return fmt.Errorf("closing device %s: %w", d.name, err)
 	}
 	return nil
 }
 
-// Remove deletes the link with its addresses and routes, switches off the
-// forwarding that Apply switched on, and closes the device.
+// Remove deletes the link with its addresses and routes, switches off what
+// forwarding this Device switched on (not a predecessor's), and closes.
 func (d *Device) Remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()

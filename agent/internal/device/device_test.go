@@ -45,11 +45,16 @@ func hasKernelWireGuard() bool {
 	return netlink.LinkDel(link) == nil
 }
 
-// onEach runs f with each data plane. The kernel's is a matter of the node and
-// stays out where the kernel has none, as [TestAuto] then checks.
+// onEach runs f with each data plane. The kernel's is a matter of the machine
+// and is skipped where it has none, as [TestAuto] then checks.
 func onEach(t *testing.T, f func(t *testing.T, p spec.DataPlane)) {
 	need(t)
 	t.Run(string(spec.Userspace), func(t *testing.T) { f(t, spec.Userspace) })
+	onKernel(t, f)
+}
+
+func onKernel(t *testing.T, f func(t *testing.T, p spec.DataPlane)) {
+	need(t)
 	t.Run(string(spec.Kernel), func(t *testing.T) {
 		if !hasKernelWireGuard() {
 			t.Skip("this kernel has no WireGuard")

@@ -336,11 +336,9 @@ func TestAddressInTheSameNetwork(t *testing.T) {
 	})
 }
 
+// TestTakeover is the kernel's alone: a userspace device ends with its process.
 func TestTakeover(t *testing.T) {
-	onEach(t, func(t *testing.T, p spec.DataPlane) {
-		if p != spec.Kernel {
-			t.Skip("a userspace device ends with its process")
-		}
+	onKernel(t, func(t *testing.T, p spec.DataPlane) {
 		d, err := Open(Options{Name: linkName, DataPlane: p})
 		if err != nil {
 			t.Fatal(err)
@@ -357,9 +355,11 @@ func TestTakeover(t *testing.T) {
 		if err := d.Close(); err != nil {
 			t.Fatal(err)
 		}
-		c.ping(t, insideAddress()) // nobody there
 		stop := c.stream(t, insideAddress())
 		successor := open(t, spec.Auto)
+		t.Cleanup(func() { // it knows not that its predecessor switched it on
+			_ = errors.Join(setForwarding("eth0", false), setForwarding("eth1", false))
+		})
 		if left := difference(t, successor, want, nil); !left.Empty() {
 			t.Errorf("a successor finds to do: %q", left.Summary(10))
 		}
@@ -441,18 +441,25 @@ func (l *lockedBuffer) String() string {
 	return l.b.String()
 }
 
-func TestPeersOfNoDevice(t *testing.T) {
-	need(t)
-	d, err := Open(Options{Name: linkName, DataPlane: spec.Userspace})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Remove(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := d.Peers(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("Peers after Remove: %v, want %v", err, fs.ErrNotExist)
-	}
+func TestClosed(t *testing.T) {
+	onEach(t, func(t *testing.T, p spec.DataPlane) {
+		d, err := Open(Options{Name: linkName, DataPlane: p})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Peers(); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Peers: %v, want %v", err, fs.ErrClosed)
+		}
+		if err := d.Apply(plan.Plan{}); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("Apply: %v, want %v", err, fs.ErrClosed)
+		}
+		if err := d.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
 }
 
 // noIPv6Bind reports ports as conn.StdNetBind does on a kernel without IPv6.
