@@ -121,17 +121,20 @@ func ParsePrivate(text string) (Private, error) {
 }
 
 // NewPrivate wraps the 32 bytes of a key as a device reports it. All zero
-// means 'none' and gives the zero Private.
-func NewPrivate(b [Len]byte) Private { return Private{newSecret(b)} }
-
-// GeneratePrivate makes a new key from the system's random source, clamped as
-// RFC 7748 section 5 has it, so that it reads the same in every tool.
-func GeneratePrivate() Private {
-	b := random()
+// means 'none' and gives the zero Private. Any other key is clamped as RFC 7748
+// section 5 has it, as WireGuard does with what it stores: one made by other
+// means than `wg genkey` would never equal what the device says it has.
+func NewPrivate(b [Len]byte) Private {
+	if b == [Len]byte{} {
+		return Private{}
+	}
 	b[0] &= 248
 	b[31] = b[31]&127 | 64
 	return Private{newSecret(b)}
 }
+
+// GeneratePrivate makes a new key from the system's random source.
+func GeneratePrivate() Private { return NewPrivate(random()) }
 
 // UnmarshalText reads the base64 form; the error is [ErrFormat].
 func (p *Private) UnmarshalText(text []byte) error {

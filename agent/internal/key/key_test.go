@@ -99,6 +99,17 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	}
 }
 
+func TestPrivateIsClamped(t *testing.T) {
+	raw := [Len]byte{0: 0xff, 1: 1, 31: 0xff}
+	clamped := [Len]byte{0: 0xf8, 1: 1, 31: 0x7f}
+	if NewPrivate(raw) != NewPrivate(clamped) {
+		t.Error("a key and its clamped form, which a device reports, differ")
+	}
+	if got := NewPrivate(raw).Bytes(); got != clamped {
+		t.Errorf("got first byte %#x and last %#x", got[0], got[31])
+	}
+}
+
 func TestEqualityAndReveal(t *testing.T) {
 	a := GeneratePrivate()
 	b, err := ParsePrivate(a.Reveal())
