@@ -47,37 +47,48 @@ func (s Status) ReadOnly(path string) bool {
 }
 
 // Status reads /proc/PID/status and mountinfo of the container's process.
-func (c *Container) Status() (Status, error) {
-	var s Status
-	fields, err := readStatus(c.PID())
+func (c *Container) Status() (Status, error) { return StatusOf(c.PID()) }
+
+// StatusOf is [Container.Status] for any process, such as one in a cluster.
+func StatusOf(pid int) (Status, error) {
+	s, err := statusOf(pid)
 	if err != nil {
-		return s, fmt.Errorf("status of container %s: %w", c.spec.Name, err)
+		return s, fmt.Errorf("status of process %d: %w", pid, err)
+	}
+	return s, nil
+}
+
+func statusOf(pid int) (Status, error) {
+	var s Status
+	fields, err := readStatus(pid)
+	if err != nil {
+		return s, err
 	}
 	for name, set := range map[string]*[]string{
 		"CapInh": &s.Inheritable, "CapPrm": &s.Permitted, "CapEff": &s.Effective, "CapBnd": &s.Bounding, "CapAmb": &s.Ambient,
 	} {
 		mask, err := strconv.ParseUint(fields[name], 16, 64)
 		if err != nil {
-			return s, fmt.Errorf("status of container %s: %s: %w", c.spec.Name, name, err)
+			return s, fmt.Errorf("%s: %w", name, err)
 		}
 		*set = namesOf(mask)
 	}
 	s.NoNewPrivs = fields["NoNewPrivs"] == "1"
 	for name, ids := range map[string]*[4]int{"Uid": &s.UIDs, "Gid": &s.GIDs} {
 		if _, err := fmt.Sscan(fields[name], &ids[0], &ids[1], &ids[2], &ids[3]); err != nil {
-			return s, fmt.Errorf("status of container %s: %s: %w", c.spec.Name, name, err)
+			return s, fmt.Errorf("%s: %w", name, err)
 		}
 	}
 	for _, text := range strings.Fields(fields["Groups"]) {
 		g, err := strconv.Atoi(text)
 		if err != nil {
-			return s, fmt.Errorf("status of container %s: groups: %w", c.spec.Name, err)
+			return s, fmt.Errorf("groups: %w", err)
 		}
 		s.Groups = append(s.Groups, g)
 	}
-	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", c.PID()))
+	mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
 	if err != nil {
-		return s, fmt.Errorf("mounts of container %s: %w", c.spec.Name, err)
+		return s, err
 	}
 	s.Mounts = parseMounts(mounts)
 	return s, nil

@@ -4,7 +4,9 @@
 package stream
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -26,8 +28,9 @@ import (
 const LateAfter = time.Second
 
 const (
-	// headerSize is that of the sequence number and the time of sending.
-	headerSize = 16
+	// headerSize is that of the stream's mark, the sequence number and the time of
+	// sending, 8 bytes each.
+	headerSize = 24
 	maxSize    = 1500
 	// socketBuffer is large enough that no packet is lost in the harness while
 	// it waits for a processor: a second of the fastest stream and more.
@@ -105,12 +108,13 @@ type Options struct {
 	From *netns.NS
 	To   netip.AddrPort
 	Rate int // packets a second
-	Size int // bytes of UDP payload, 16 to 1,500; 0: 64
+	Size int // bytes of UDP payload, 24 to 1,500; 0: 64
 }
 
 // Stream is a stream under way.
 type Stream struct {
 	options Options
+	mark    [8]byte // begins every packet
 	conn    *net.UDPConn
 	start   time.Time
 	stop    chan struct{}
@@ -153,7 +157,8 @@ func (r Report) String() string {
 	return fmt.Sprintf("%d sent, %d lost, longest gap %d ms", r.Sent, r.Lost, r.LongestGap.Milliseconds())
 }
 
-// Start begins to send. The stream ends with [Stream.Stop].
+// Start begins to send to an [Echo], or to any other service that answers with the
+// packet, be it with something around it. The stream ends with [Stream.Stop].
 func Start(o Options) (*Stream, error) {
 	if o.Size == 0 {
 		o.Size = 64
@@ -161,7 +166,8 @@ func Start(o Options) (*Stream, error) {
 	if o.Rate <= 0 || o.Size < headerSize || o.Size > maxSize {
 		return nil, fmt.Errorf("stream: rate %d, size %d: want a rate above 0 and a size of %d to %d", o.Rate, o.Size, headerSize, maxSize)
 	}
-	s := &Stream{options: o, stop: make(chan struct{})}
+	s := &Stream{options: o, stop: make(chan struct{}), mark: [8]byte{'s'}}
+	_, _ = rand.Read(s.mark[1:]) // never fails since Go 1.24
 	any := netip.IPv4Unspecified()
 	if o.To.Addr().Is6() {
 		any = netip.IPv6Unspecified()
@@ -184,6 +190,7 @@ func Start(o Options) (*Stream, error) {
 // once what has fallen due, so that a busy machine gets no fewer packets.
 func (s *Stream) send() {
 	packet := make([]byte, s.options.Size)
+	copy(packet, s.mark[:])
 	interval := time.Second / time.Duration(s.options.Rate)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -200,8 +207,8 @@ func (s *Stream) send() {
 				timer.Reset(next - now)
 				break
 			}
-			binary.BigEndian.PutUint64(packet, sequence)
-			binary.BigEndian.PutUint64(packet[8:], uint64(now))
+			binary.BigEndian.PutUint64(packet[8:], sequence)
+			binary.BigEndian.PutUint64(packet[16:], uint64(now))
 			if _, err := s.conn.WriteToUDPAddrPort(packet, s.options.To); err != nil {
 				s.sendErrors.Add(1)
 			}
@@ -212,7 +219,7 @@ func (s *Stream) send() {
 }
 
 func (s *Stream) read() {
-	packet := make([]byte, maxSize)
+	packet := make([]byte, 2*maxSize)
 	for {
 		n, from, err := s.conn.ReadFromUDPAddrPort(packet)
 		if errors.Is(err, net.ErrClosed) {
@@ -222,11 +229,13 @@ func (s *Stream) read() {
 			continue // an ICMP error about what was sent; the packet counts as lost
 		}
 		now := time.Since(s.start)
+		i := bytes.Index(packet[:n], s.mark[:])
 		s.mu.Lock()
-		if n != s.options.Size || netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) != s.options.To {
+		if i < 0 || n-i < s.options.Size || netip.AddrPortFrom(from.Addr().Unmap(), from.Port()) != s.options.To {
 			s.stray++
 		} else {
-			s.note(binary.BigEndian.Uint64(packet), time.Duration(binary.BigEndian.Uint64(packet[8:])), now)
+			header := packet[i:]
+			s.note(binary.BigEndian.Uint64(header[8:]), time.Duration(binary.BigEndian.Uint64(header[16:])), now)
 		}
 		s.mu.Unlock()
 	}

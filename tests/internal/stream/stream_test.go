@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -53,6 +54,37 @@ func TestNothingLostOnAGoodLink(t *testing.T) {
 	}
 }
 
+// A service of a cluster says more than what it was told.
+func TestAnswerAroundThePacket(t *testing.T) {
+	testenv.Need(t, testenv.Root(), testenv.NetNS())
+	ns := netns.ForTest(t)
+	server, err := ns.ListenUDP(netip.MustParseAddrPort("127.0.0.1:0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		packet := make([]byte, maxSize)
+		for {
+			n, from, err := server.ReadFromUDPAddrPort(packet)
+			if err != nil {
+				return
+			}
+			_, _ = server.WriteToUDPAddrPort([]byte("host "+from.String()+" "+string(packet[:n])+"\n"), from)
+			_, _ = server.WriteToUDPAddrPort(packet[:n-1], from) // cut short: does not count
+			_, _ = server.WriteToUDPAddrPort([]byte("nothing of it"), from)
+		}
+	}()
+	defer server.Close()
+	s, err := Start(Options{From: ns, To: server.LocalAddr().(*net.UDPAddr).AddrPort(), Rate: 500})
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, s, 20)
+	if r := s.Stop(time.Minute); r.Lost != 0 || r.Duplicates != 0 {
+		t.Errorf("report = %+v, want each packet once", r)
+	}
+}
+
 func TestAnOutageIsSeen(t *testing.T) {
 	testenv.Need(t, testenv.Root(), testenv.NetNS())
 	topology := netns.TopologyForTest(t, netns.Plan{Clients: 2})
@@ -100,7 +132,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestStartRefuses(t *testing.T) {
-	for _, o := range []Options{{Rate: 0}, {Rate: 1, Size: 8}, {Rate: 1, Size: 2000}} {
+	for _, o := range []Options{{Rate: 0}, {Rate: 1, Size: 23}, {Rate: 1, Size: 2000}} {
 		if _, err := Start(o); err == nil {
 			t.Errorf("Start(%+v) was accepted", o)
 		}

@@ -236,6 +236,18 @@ func (c *Client) addRoutes() error {
 			}
 		}
 	}
+	for _, rule := range c.rules() {
+		if err := c.options.NS.Netlink().RuleAdd(rule); err != nil {
+			return fmt.Errorf("routing rule: %w", err)
+		}
+	}
+	return nil
+}
+
+// rules are the routing rules of the default routes. Of two the later one gets
+// the lower number.
+func (c *Client) rules() []*netlink.Rule {
+	var rules []*netlink.Rule
 	for _, a := range c.defaultRoutes() {
 		family := unix.AF_INET
 		if a.Addr().Is6() {
@@ -245,13 +257,9 @@ func (c *Client) addRoutes() error {
 		unmarked.Family, unmarked.Table, unmarked.Mark, unmarked.Invert = family, routeTable, routeTable, true
 		specific := netlink.NewRule()
 		specific.Family, specific.Table, specific.SuppressPrefixlen = family, unix.RT_TABLE_MAIN, 0
-		for _, rule := range []*netlink.Rule{unmarked, specific} { // the later one gets the lower number
-			if err := c.options.NS.Netlink().RuleAdd(rule); err != nil && !errors.Is(err, fs.ErrExist) {
-				return fmt.Errorf("routing rule: %w", err)
-			}
-		}
+		rules = append(rules, unmarked, specific)
 	}
-	return nil
+	return rules
 }
 
 // Interface returns the device's name.
@@ -319,6 +327,11 @@ func (c *Client) LatestHandshake(peer string) (time.Time, error) {
 
 // Close takes the device away, and with it its routes and the socket.
 func (c *Client) Close() error {
+	for _, rule := range c.rules() {
+		if err := c.options.NS.Netlink().RuleDel(rule); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("routing rule: %w", err)
+		}
+	}
 	if c.options.Kernel {
 		link, err := c.options.NS.Netlink().LinkByName(c.name)
 		if err != nil {

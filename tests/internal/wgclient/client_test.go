@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/stream"
@@ -153,6 +154,9 @@ func TestTwoStockClients(t *testing.T) {
 	}
 	if _, err := os.Stat(socket); !os.IsNotExist(err) {
 		t.Errorf("the socket after Close: %v, want none", err)
+	}
+	if rules, err := a.NS().Netlink().RuleList(unix.AF_INET); err != nil || len(rules) != 3 {
+		t.Errorf("routing rules after Close: %v, %v, want the three of the kernel", rules, err)
 	}
 	if _, err := a.NS().Netlink().LinkByName(a.Interface()); err == nil {
 		t.Error("the device is there after Close")
