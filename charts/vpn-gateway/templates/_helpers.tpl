@@ -128,7 +128,8 @@ annotations:
 
 {{/*
 The agent's gateway.yaml: the sections of the values field for field, less what the agent
-gets in another way. Nobody naming the allowed destinations means everywhere.
+gets in another way. Nobody naming the allowed destinations means everywhere. What the agent
+insists on comes last: a file that somebody cut short has peers missing, and must not pass.
 */}}
 {{- define "vpn-gateway.gatewayConfig" -}}
 {{- $routing := deepCopy .Values.routing -}}
@@ -143,10 +144,6 @@ gets in another way. Nobody naming the allowed destinations means everywhere.
 {{- if not $server.mtu -}}
 {{- $server = omit $server "mtu" -}}
 {{- end -}}
-server:
-  {{- toYaml $server | nindent 2 }}
-routing:
-  {{- toYaml $routing | nindent 2 }}
 ipv6:
   {{- toYaml .Values.ipv6 | nindent 2 }}
 peers:
@@ -154,6 +151,12 @@ peers:
 - {{ toYaml . | indent 2 | trim }}
 {{- else }} []
 {{- end }}
+routing:
+  {{- toYaml $routing | nindent 2 }}
+server:
+  {{- toYaml (omit $server "addresses") | nindent 2 }}
+  addresses:
+  {{- toYaml $server.addresses | nindent 2 }}
 {{- end -}}
 
 {{/* How to scrape. Takes the values of a monitor. */}}
