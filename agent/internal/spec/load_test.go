@@ -76,7 +76,6 @@ peers:
 		"psk/team/site-b":             []byte(psk3.Reveal() + "\n"),
 		"psk/team/gone":               []byte(psk3.Reveal()),
 		"peers.d/laptops/alice.yaml":  []byte("peers:\n- name: alice\n  publicKey: " + alice.String() + "\n  addresses: [10.8.0.2]\n  presharedKey: " + psk2.Reveal() + "\n"),
-		"peers.d/laptops/empty.yaml":  nil,
 		"peers.d/laptops/nobody.yaml": []byte("peers: []"),
 	}
 	want := &Snapshot{
@@ -153,6 +152,9 @@ func TestLoadFaults(t *testing.T) {
 			"config/gateway.yaml: missing; mount the ConfigMap with gateway.yaml at config/",
 			"key/privateKey: missing; mount the Secret with the key privateKey at key/",
 			"config/gateway.yaml: server.addresses: missing; give the gateway an address with the length of its pool, such as 10.8.0.1/24",
+		}},
+		{"file emptied to be written anew", with(minimal(""), "peers.d/a/x.yaml", "# soon\n"), []string{
+			"peers.d/a/x.yaml: empty; write 'peers: []' where there are no peers",
 		}},
 		{"not YAML", minimal("server: [\n"), []string{"config/gateway.yaml: not YAML: "}},
 		{"unknown fields", minimal("peeers: []\nrouting: {masquerad: true, frobnicate: 1}\n"), []string{
