@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,10 +22,16 @@ const dataLink = "..data"
 // for directories that are not mounted from one.
 const maxFile = 16 << 20
 
+// attempts bounds how often a directory that is swapped while it is being read is
+// read again. The kubelet swaps once a minute.
+const attempts = 10
+
 // Read returns all files below dir. Of a directory that the kubelet keeps, the
-// ..data link is resolved once and everything is read from its target, so that
-// a swap in mid-reading cannot mix two versions. Hidden names are left out.
-// The error is that of the operating system, with the path.
+// ..data link is resolved once and everything is read from its target; where the
+// link leads elsewhere at the end, everything is read again. So a swap in
+// mid-reading can neither mix two versions nor leave out files that the kubelet
+// has just removed with the old one. Hidden names are left out. The error is that
+// of the operating system, with the path.
 func Read(dir string) (spec.Files, error) {
 	files := spec.Files{}
 	if err := readInto(files, dir, ""); err != nil {
@@ -34,11 +41,24 @@ func Read(dir string) (spec.Files, error) {
 }
 
 func readInto(files spec.Files, dir, prefix string) error {
-	real := dir
-	if target, err := filepath.EvalSymlinks(filepath.Join(dir, dataLink)); err == nil {
-		real = target
+	for range attempts {
+		version, err := filepath.EvalSymlinks(filepath.Join(dir, dataLink))
+		if err != nil {
+			return readDir(files, dir, prefix) // not one of the kubelet's
+		}
+		read := spec.Files{}
+		err = readDir(read, version, prefix)
+		if now, _ := filepath.EvalSymlinks(filepath.Join(dir, dataLink)); now != version {
+			continue // what was read, and what could not be, is of the past
+		}
+		maps.Copy(files, read)
+		return err
 	}
-	entries, err := os.ReadDir(real)
+	return fmt.Errorf("%s: swapped %d times while it was being read", dir, attempts)
+}
+
+func readDir(files spec.Files, dir, prefix string) error {
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
@@ -46,7 +66,7 @@ func readInto(files spec.Files, dir, prefix string) error {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
-		full := filepath.Join(real, e.Name())
+		full := filepath.Join(dir, e.Name())
 		info, err := os.Stat(full) // follows links: hand-made trees may have some
 		switch {
 		case errors.Is(err, fs.ErrNotExist):

@@ -3,10 +3,12 @@ package watch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -36,7 +38,7 @@ func newVolume(t *testing.T, dir string) *volume {
 func (v *volume) swap(files map[string]string) {
 	v.t.Helper()
 	v.n++
-	name := filepath.Join(v.dir, "..2026_01_02_03_04_05."+string(rune('a'+v.n)))
+	name := filepath.Join(v.dir, "..2026_01_02_03_04_05."+strconv.Itoa(v.n))
 	must(v.t, os.Mkdir(name, 0o755))
 	for f, content := range files {
 		must(v.t, os.WriteFile(filepath.Join(name, f), []byte(content), 0o600))
@@ -80,6 +82,52 @@ func TestRead(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
+	}
+}
+
+// A reading that a swap overtakes must be of one version, and of all its files:
+// the kubelet removes the old ones right after the swap.
+func TestReadWhileSwapped(t *testing.T) {
+	dir := t.TempDir()
+	config := newVolume(t, filepath.Join(dir, "psk/team"))
+	version := func(n int) map[string]string {
+		files := map[string]string{}
+		for i := range 50 {
+			files[fmt.Sprintf("peer-%03d", i)] = strconv.Itoa(n)
+		}
+		return files
+	}
+	config.swap(version(0))
+	ended := make(chan struct{})
+	result := make(chan error)
+	go func() {
+		for {
+			files, err := Read(dir)
+			seen := map[string]int{}
+			for _, content := range files {
+				seen[string(content)]++
+			}
+			if err == nil && (len(files) != 50 || len(seen) != 1) {
+				err = fmt.Errorf("files by version: %v, want 50 of one", seen)
+			}
+			select {
+			case <-ended:
+				result <- err
+				return
+			default:
+			}
+			if err != nil {
+				result <- err
+				return
+			}
+		}
+	}()
+	for n := range 6 {
+		config.swap(version(n + 1))
+	}
+	close(ended)
+	if err := <-result; err != nil {
+		t.Error(err)
 	}
 }
 
