@@ -139,19 +139,24 @@ func diffDevice(desired state.Device, observed state.ObservedDevice, applied *st
 	if desired.ListenPort != observed.ListenPort {
 		d.ListenPort = &desired.ListenPort
 	}
-	for k := range observed.Peers {
-		if _, wanted := desired.Peers[k]; !wanted {
-			d.Peers = append(d.Peers, Peer{Operation: Remove, PublicKey: k, Name: nameOf(k, applied)})
-		}
-	}
+	known := 0
 	for k, want := range desired.Peers {
 		have, exists := observed.Peers[k]
 		if !exists {
 			d.Peers = append(d.Peers, add(want))
 			continue
 		}
-		if p, changed := update(want, have, lastApplied(k, applied)); changed {
+		known++
+		if p, changed := update(&want, &have, applied); changed {
 			d.Peers = append(d.Peers, p)
+		}
+	}
+	for k := range observed.Peers {
+		if known == len(observed.Peers) {
+			break // nobody is left over
+		}
+		if _, wanted := desired.Peers[k]; !wanted {
+			d.Peers = append(d.Peers, Peer{Operation: Remove, PublicKey: k, Name: nameOf(k, applied)})
 		}
 	}
 	slices.SortFunc(d.Peers, func(a, b Peer) int {
@@ -187,17 +192,22 @@ func add(want state.Peer) Peer {
 	return p
 }
 
-func update(want state.Peer, have state.ObservedPeer, applied state.Peer) (Peer, bool) {
+// update leaves want and have alone and keeps no pointer into them: nearly all
+// of thousands of peers need nothing, and shall cost nothing.
+func update(want *state.Peer, have *state.ObservedPeer, applied *state.Desired) (Peer, bool) {
 	p := Peer{Operation: Update, Name: want.Name, PublicKey: want.PublicKey}
 	changed := false
 	if want.PresharedKey != have.PresharedKey {
-		p.PresharedKey, changed = &want.PresharedKey, true
+		p.PresharedKey, changed = copied(want.PresharedKey), true
 	}
 	if want.Keepalive != have.Keepalive {
-		p.Keepalive, changed = &want.Keepalive, true
+		p.Keepalive, changed = copied(want.Keepalive), true
 	}
 	if moveEndpoint(want, have, applied) {
-		p.Endpoint, changed = &want.Endpoint, true
+		p.Endpoint, changed = copied(want.Endpoint), true
+	}
+	if slices.Equal(want.AllowedIPs, have.AllowedIPs) {
+		return p, changed
 	}
 	missing, extra := difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
 	switch {
@@ -210,18 +220,21 @@ func update(want state.Peer, have state.ObservedPeer, applied state.Peer) (Peer,
 	return p, changed
 }
 
+func copied[T any](v T) *T { return &v }
+
 // moveEndpoint decides whether to tell the device where the peer is. A
 // configured endpoint is where to start; where the peer went from there is its
 // own business. So it counts when the user changed it, and when the device
 // knows none; a device found at start-up keeps what it learnt.
-func moveEndpoint(want state.Peer, have state.ObservedPeer, applied state.Peer) bool {
+func moveEndpoint(want *state.Peer, have *state.ObservedPeer, applied *state.Desired) bool {
 	switch {
 	case !want.Endpoint.IsValid() || want.Endpoint == have.Endpoint:
 		return false
 	case !have.Endpoint.IsValid():
 		return true
 	default:
-		return applied.PublicKey == want.PublicKey && applied.Endpoint != want.Endpoint
+		last := lastApplied(want.PublicKey, applied)
+		return last.PublicKey == want.PublicKey && last.Endpoint != want.Endpoint
 	}
 }
 

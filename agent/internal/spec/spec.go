@@ -145,8 +145,12 @@ type Peer struct {
 
 // Prefixes returns everything that the peer may send from: its addresses as
 // single-host prefixes, then its networks. Masked, neither sorted nor unique.
-func (p Peer) Prefixes() []netip.Prefix {
-	out := make([]netip.Prefix, 0, len(p.Addresses)+len(p.AllowedIPs))
+func (p *Peer) Prefixes() []netip.Prefix {
+	return p.AppendPrefixes(make([]netip.Prefix, 0, len(p.Addresses)+len(p.AllowedIPs)))
+}
+
+// AppendPrefixes is [Peer.Prefixes] for many peers at a time.
+func (p *Peer) AppendPrefixes(out []netip.Prefix) []netip.Prefix {
 	for _, a := range p.Addresses {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}

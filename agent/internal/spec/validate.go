@@ -31,8 +31,9 @@ var (
 func (l *loader) validate(s *Snapshot) {
 	l.server(s)
 	l.routing(s)
+	own := s.PrivateKey.Public() // as dear as all else about a peer together
 	for i := range s.Peers {
-		l.peer(s, &s.Peers[i])
+		l.peer(s, &s.Peers[i], own)
 	}
 	l.uniquePeers(s.Peers)
 	l.disjointPeers(s.Peers)
@@ -111,7 +112,7 @@ func (l *loader) destinations(s *Snapshot, file string, where []any, ds []Destin
 	}
 }
 
-func (l *loader) peer(s *Snapshot, p *Peer) {
+func (l *loader) peer(s *Snapshot, p *Peer, own key.Public) {
 	fault := func(where []any, value, problem, fix string) {
 		l.fault(p.source.file, append(at("peers", p.source.index), where...), value, problem, fix)
 	}
@@ -126,7 +127,7 @@ func (l *loader) peer(s *Snapshot, p *Peer) {
 		if l.silent(p.source.file, at("peers", p.source.index, "publicKey")) {
 			fault(at("publicKey"), "", "missing", "give the output of 'wg pubkey' on the peer's side, or make one with 'vpn-agent peer new'")
 		}
-	case p.PublicKey == s.PrivateKey.Public():
+	case p.PublicKey == own:
 		fault(at("publicKey"), p.PublicKey.String(), "the gateway's own key", "give the key of the peer: each end has its own")
 	}
 	if len(p.Addresses) == 0 && len(p.AllowedIPs) == 0 {

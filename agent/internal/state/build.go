@@ -56,23 +56,48 @@ func Build(in Inputs) Desired {
 			Peers:      make(map[key.Public]Peer, len(s.Peers)),
 		},
 	}
-	for _, p := range s.Peers {
-		endpoint, literal := p.Endpoint.AddrPort()
-		if !literal {
-			endpoint = in.Resolved[p.Endpoint]
-		}
+	allowed := allowedIPs(s.Peers)
+	for i := range s.Peers {
+		p := &s.Peers[i]
 		d.Device.Peers[p.PublicKey] = Peer{
 			Name:         p.Name,
 			PublicKey:    p.PublicKey,
 			PresharedKey: p.PresharedKey,
-			Endpoint:     endpoint,
+			Endpoint:     in.endpoint(p),
 			Keepalive:    time.Duration(p.PersistentKeepalive) * time.Second,
-			AllowedIPs:   unique(p.Prefixes()),
+			AllowedIPs:   allowed[i],
 		}
 	}
 	d.Link.Routes = routes(s)
-	d.Firewall = buildFirewall(s)
+	d.Firewall = buildFirewall(s, allowed)
 	return d
+}
+
+// allowedIPs returns what each peer may send from, sorted and unique. The lists
+// lie in one piece of memory: there are thousands, mostly of one element.
+func allowedIPs(peers []spec.Peer) [][]netip.Prefix {
+	n := 0
+	for i := range peers {
+		n += len(peers[i].Addresses) + len(peers[i].AllowedIPs)
+	}
+	all := make([]netip.Prefix, 0, n)
+	out := make([][]netip.Prefix, len(peers))
+	for i := range peers {
+		first := len(all)
+		all = peers[i].AppendPrefixes(all)
+		out[i] = unique(all[first:len(all):len(all)])
+	}
+	return out
+}
+
+func (in Inputs) endpoint(p *spec.Peer) netip.AddrPort {
+	if p.Endpoint.IsZero() {
+		return netip.AddrPort{}
+	}
+	if ap, literal := p.Endpoint.AddrPort(); literal {
+		return ap
+	}
+	return in.Resolved[p.Endpoint]
 }
 
 // tunnelMTU is what fits into the uplink's packets.
@@ -93,8 +118,8 @@ func (u Uplink) tunnelMTU(innerIPv6 bool) int {
 // routes are the peers' networks that the pools' own routes do not cover.
 func routes(s *spec.Snapshot) []netip.Prefix {
 	var out []netip.Prefix
-	for _, p := range s.Peers {
-		for _, n := range p.AllowedIPs {
+	for i := range s.Peers {
+		for _, n := range s.Peers[i].AllowedIPs {
 			inPool := slices.ContainsFunc(s.Gateway.Server.Addresses, func(pool netip.Prefix) bool {
 				return pool.Bits() <= n.Bits() && pool.Contains(n.Addr())
 			})
@@ -108,8 +133,17 @@ func routes(s *spec.Snapshot) []netip.Prefix {
 
 // unique sorts in place and drops repetitions.
 func unique(ps []netip.Prefix) []netip.Prefix {
-	slices.SortFunc(ps, netip.Prefix.Compare)
+	slices.SortFunc(ps, comparePrefixes)
 	return slices.Compact(ps)
+}
+
+// comparePrefixes orders masked prefixes as netip.Prefix.Compare does, which
+// would mask them again.
+func comparePrefixes(a, b netip.Prefix) int {
+	if c := a.Addr().Compare(b.Addr()); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.Bits(), b.Bits())
 }
 
 // outermost sorts in place and drops what another one contains.

@@ -58,7 +58,10 @@ func (s Source) Last() netip.Addr { return lastAddr(s.Prefix) }
 
 // Compare orders sources by prefix.
 func (s Source) Compare(o Source) int {
-	return cmp.Or(s.Prefix.Compare(o.Prefix), cmp.Compare(s.Policy, o.Policy))
+	if c := comparePrefixes(s.Prefix, o.Prefix); c != 0 {
+		return c
+	}
+	return cmp.Compare(s.Policy, o.Policy)
 }
 
 // Compare orders grants by policy, address, protocol and port.
@@ -69,7 +72,9 @@ func (g Grant) Compare(o Grant) int {
 		cmp.Compare(g.FirstPort, o.FirstPort), cmp.Compare(g.LastPort, o.LastPort))
 }
 
-func buildFirewall(s *spec.Snapshot) Firewall {
+// buildFirewall takes the peers' prefixes, sorted and unique, beside the
+// snapshot, and leaves them as they are.
+func buildFirewall(s *spec.Snapshot, allowed [][]netip.Prefix) Firewall {
 	server, routing := s.Gateway.Server, s.Gateway.Routing
 	fw := Firewall{
 		Interface:  server.Interface,
@@ -81,15 +86,20 @@ func buildFirewall(s *spec.Snapshot) Firewall {
 	var p policies
 	common := p.add(routing.AllowedDestinations)
 	assigned := make([]int, len(s.Peers))
-	for i, peer := range s.Peers {
+	for i := range s.Peers {
 		assigned[i] = common
-		if peer.AllowedDestinations != nil {
-			assigned[i] = p.add(peer.AllowedDestinations)
+		if own := s.Peers[i].AllowedDestinations; own != nil {
+			assigned[i] = p.add(own)
 		}
 	}
 	ids := p.number()
-	for i, peer := range s.Peers {
-		for _, prefix := range outermost(peer.Prefixes()) {
+	fw.Sources = make([]Source, 0, len(s.Peers))
+	for i := range s.Peers {
+		for j, prefix := range allowed[i] {
+			// Sorted, what contains a prefix comes before it.
+			if j > 0 && fw.Sources[len(fw.Sources)-1].Prefix.Contains(prefix.Addr()) {
+				continue
+			}
 			fw.Sources = append(fw.Sources, Source{prefix, ids[assigned[i]]})
 		}
 	}
@@ -99,9 +109,49 @@ func buildFirewall(s *spec.Snapshot) Firewall {
 			fw.Grants = append(fw.Grants, b)
 		}
 	}
-	slices.SortFunc(fw.Sources, Source.Compare)
+	fw.Sources = sorted(fw.Sources)
 	slices.SortFunc(fw.Grants, Grant.Compare)
 	return fw
+}
+
+// sorted returns the sources in the order of [Source.Compare], of which each
+// prefix is there once. It sorts keys without pointers in their stead: there are
+// thousands of sources, and to move one costs a write barrier while the garbage
+// collector is at work, as it is after a file was parsed.
+func sorted(sources []Source) []Source {
+	type place struct {
+		high, low uint64
+		six       bool
+		bits      uint8
+		index     int32
+	}
+	places := make([]place, len(sources))
+	for i, s := range sources {
+		a := s.Prefix.Addr().As16()
+		places[i] = place{
+			high: binary.BigEndian.Uint64(a[:8]), low: binary.BigEndian.Uint64(a[8:]),
+			six: s.Prefix.Addr().Is6(), bits: uint8(s.Prefix.Bits()), index: int32(i),
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		switch {
+		case a.six != b.six && b.six:
+			return -1
+		case a.six != b.six:
+			return 1
+		case a.high != b.high:
+			return cmp.Compare(a.high, b.high)
+		case a.low != b.low:
+			return cmp.Compare(a.low, b.low)
+		default:
+			return cmp.Compare(a.bits, b.bits)
+		}
+	})
+	out := make([]Source, len(sources))
+	for i, p := range places {
+		out[i] = sources[p.index]
+	}
+	return out
 }
 
 // policies collects distinct sets of grants.

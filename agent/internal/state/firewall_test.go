@@ -293,7 +293,7 @@ func TestPolicies(t *testing.T) {
 	both := slices.Concat(web, dns)
 	reverse := slices.Concat(dns, web)
 
-	fw := buildFirewall(snapshot(web, nil, dns, []spec.Destination{}, web, both, reverse))
+	fw := Build(Inputs{Snapshot: snapshot(web, nil, dns, []spec.Destination{}, web, both, reverse)}).Firewall
 	a, b, c, d, e, f := policyOf(t, fw, "10.8.0.2"), policyOf(t, fw, "10.8.0.3"), policyOf(t, fw, "10.8.0.4"),
 		policyOf(t, fw, "10.8.0.5"), policyOf(t, fw, "10.8.0.6"), policyOf(t, fw, "10.8.0.7")
 	if a != d {
@@ -322,9 +322,9 @@ func TestPolicies(t *testing.T) {
 
 	// Others come and go: the policy keeps its number, in any company.
 	for _, other := range []Firewall{
-		buildFirewall(snapshot(nil, dns)),
-		buildFirewall(snapshot(both, dns, web)),
-		buildFirewall(snapshot(dns, nil)),
+		Build(Inputs{Snapshot: snapshot(nil, dns)}).Firewall,
+		Build(Inputs{Snapshot: snapshot(both, dns, web)}).Firewall,
+		Build(Inputs{Snapshot: snapshot(dns, nil)}).Firewall,
 	} {
 		if got := policyOf(t, other, "10.8.0.2"); got != b {
 			t.Errorf("policy %d became %d in other company", b, got)
@@ -350,7 +350,7 @@ func TestSources(t *testing.T) {
 	s.Peers[1].Addresses = append(s.Peers[1].Addresses, netip.MustParseAddr("fd00:8::2"))
 	s.Gateway.IPv6.Enabled = true
 	s.Gateway.Routing.Masquerade = true
-	got := buildFirewall(s)
+	got := Build(Inputs{Snapshot: s}).Firewall
 	none := policyOf(t, got, "10.8.0.2")
 	want := Firewall{
 		Interface: "wg0", ListenPort: 51820, Masquerade: true, IPv6: true,
