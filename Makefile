@@ -102,10 +102,11 @@ fmt: ## Format the Go code
 		(cd $$module && $$golangci fmt) || exit 1; done
 
 .PHONY: docs docs-check
-docs: ## Generate the chart's README from its values
+docs: ## Generate the tables of values, metrics and flags
 	@$(TOOL) helm-docs --chart-search-root charts --log-level warning
+	@go test ./agent/internal/telemetry ./agent/cmd/vpn-agent -run TestDocs -update >/dev/null
 docs-check: docs ## Fail where generated documentation is not committed
-	@changed=$$(git status --porcelain -- charts/*/README.md) && test -z "$$changed" || \
+	@changed=$$(git status --porcelain -- charts/*/README.md docs) && test -z "$$changed" || \
 		{ echo "generated documentation is not committed: $$changed"; exit 1; }
 
 .PHONY: clean
