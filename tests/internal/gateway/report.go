@@ -82,15 +82,19 @@ func (g *Gateway) Await(ctx context.Context, what string, wanted func(Readiness)
 	defer cancel()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
+	var last Readiness
 	for {
 		r, err := g.Readiness(ctx)
 		if err == nil && wanted(r) {
 			return r, nil
 		}
+		if err == nil {
+			last = r
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return r, fmt.Errorf("waiting for %s: %w; last answer %+v, %w", what, context.Cause(ctx), r, err)
+			return last, fmt.Errorf("waiting for %s: %w; last answer %+v", what, errors.Join(context.Cause(ctx), err), last)
 		}
 	}
 }

@@ -1,0 +1,165 @@
+package integration
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/gateway"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgdevice"
+)
+
+// device is what a gateway's WireGuard device holds, less what changes by itself.
+// Secret keys are digests, so that a difference may be printed.
+type device struct {
+	Key   string
+	Port  int
+	Peers map[string]devicePeer // by public key
+}
+
+type devicePeer struct {
+	PSK        string
+	Keepalive  time.Duration
+	AllowedIPs []string // sorted
+}
+
+// digest tells secret keys apart without telling them.
+func digest(k wgdevice.Key) string {
+	if k == (wgdevice.Key{}) {
+		return "none"
+	}
+	return fmt.Sprintf("%.4x", sha256.Sum256(k[:]))
+}
+
+// deviceOf reads the gateway's device.
+func deviceOf(t *testing.T, g *gateway.Gateway) device {
+	t.Helper()
+	d, err := g.Device()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := device{Key: digest(d.PrivateKey), Port: d.ListenPort, Peers: map[string]devicePeer{}}
+	for k, p := range d.Peers {
+		peer := devicePeer{PSK: digest(p.PresharedKey), Keepalive: p.Keepalive}
+		for _, a := range p.AllowedIPs {
+			peer.AllowedIPs = append(peer.AllowedIPs, a.String())
+		}
+		slices.Sort(peer.AllowedIPs)
+		out.Peers[k] = peer
+	}
+	return out
+}
+
+// deviceFor is what the device of a gateway is to hold after a configuration.
+func deviceFor(t *testing.T, g *gateway.Gateway, c gateway.Config) device {
+	t.Helper()
+	digestOf := func(base64 string) string {
+		k, err := wgdevice.ParseKey(base64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return digest(k)
+	}
+	out := device{Key: digestOf(g.PrivateKey.Reveal()), Port: gateway.Port, Peers: map[string]devicePeer{}}
+	peers := slices.Clone(c.Peers)
+	for _, secret := range c.PeersFrom {
+		for _, file := range secret {
+			peers = append(peers, file...)
+		}
+	}
+	for _, p := range peers {
+		want := devicePeer{PSK: "none", Keepalive: time.Duration(p.PersistentKeepalive) * time.Second}
+		for _, a := range p.Addresses {
+			addr := netip.MustParseAddr(a)
+			want.AllowedIPs = append(want.AllowedIPs, netip.PrefixFrom(addr, addr.BitLen()).String())
+		}
+		want.AllowedIPs = append(want.AllowedIPs, p.AllowedIPs...)
+		slices.Sort(want.AllowedIPs)
+		if !p.PresharedKey.IsZero() {
+			want.PSK = digestOf(p.PresharedKey.Reveal())
+		}
+		for _, secret := range c.PresharedKeys {
+			if k, ok := secret[p.Name]; ok {
+				want.PSK = digestOf(k.Reveal())
+			}
+		}
+		out.Peers[p.PublicKey] = want
+	}
+	return out
+}
+
+// system is what the agent has made of the Pod's network: everything that
+// netlink and nft tell of it, less counters.
+type system struct {
+	Links, Addresses, Routes []string
+	Forwarding               map[string]string // by link
+	Ruleset                  []string          // lines of nft
+}
+
+// systemOf looks at a Pod's network.
+func systemOf(t *testing.T, ns *netns.NS) system {
+	t.Helper()
+	s := system{Forwarding: map[string]string{}}
+	links, err := ns.Netlink().LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		a := l.Attrs()
+		names[a.Index] = a.Name
+		s.Links = append(s.Links, fmt.Sprintf("%s %s mtu %d %s", a.Name, l.Type(), a.MTU, a.Flags))
+		if s.Forwarding[a.Name], err = ns.Sysctl("net.ipv4.conf." + a.Name + ".forwarding"); err != nil {
+			t.Fatal(err)
+		}
+		addresses, err := ns.Netlink().AddrList(l, netlink.FAMILY_ALL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, address := range addresses {
+			s.Addresses = append(s.Addresses, a.Name+" "+address.IPNet.String())
+		}
+	}
+	routes, err := ns.Netlink().RouteList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		s.Routes = append(s.Routes, fmt.Sprintf("%v via %v dev %s", r.Dst, r.Gw, names[r.LinkIndex]))
+	}
+	for _, list := range [][]string{s.Links, s.Addresses, s.Routes} {
+		slices.Sort(list)
+	}
+	s.Ruleset = ruleset(t, ns)
+	return s
+}
+
+// ruleset is `nft list ruleset` without counters, by line.
+func ruleset(t *testing.T, ns *netns.NS) []string {
+	t.Helper()
+	out, err := ns.Run(exec.Command(testenv.MustTool(t, "nft"), "--stateless", "list", "ruleset"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.Collect(strings.Lines(string(out)))
+}
+
+// tables are the names of the nftables tables of a ruleset.
+func (s system) tables() []string {
+	var out []string
+	for _, line := range s.Ruleset {
+		if name, ok := strings.CutPrefix(line, "table "); ok {
+			out = append(out, strings.TrimSuffix(strings.TrimSpace(name), " {"))
+		}
+	}
+	return out
+}
