@@ -116,7 +116,7 @@ func makeRoot(config initConfig) error {
 			return err
 		}
 		err := unix.Mount(m.kind, target, m.kind, m.flags, m.options)
-		if err != nil && !(m.kind == "mqueue" && errors.Is(err, unix.ENODEV)) { // small kernels lack it
+		if err != nil && (m.kind != "mqueue" || !errors.Is(err, unix.ENODEV)) { // small kernels lack mqueue
 			return fmt.Errorf("mounting %s: %w", m.target, err)
 		}
 	}
