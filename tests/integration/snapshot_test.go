@@ -3,8 +3,10 @@ package integration
 import (
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -117,7 +119,7 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 	for _, l := range links {
 		a := l.Attrs()
 		names[a.Index] = a.Name
-		s.Links = append(s.Links, fmt.Sprintf("%s %s mtu %d %s", a.Name, l.Type(), a.MTU, a.Flags))
+		s.Links = append(s.Links, fmt.Sprintf("%s %s mtu %d up %t", a.Name, l.Type(), a.MTU, a.Flags&net.FlagUp != 0))
 		if s.Forwarding[a.Name], err = ns.Sysctl("net.ipv4.conf." + a.Name + ".forwarding"); err != nil {
 			t.Fatal(err)
 		}
@@ -126,6 +128,9 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 			t.Fatal(err)
 		}
 		for _, address := range addresses {
+			if address.IP.IsLinkLocalUnicast() {
+				continue // the kernel's, by chance for a TUN
+			}
 			s.Addresses = append(s.Addresses, a.Name+" "+address.IPNet.String())
 		}
 	}
@@ -134,6 +139,9 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 		t.Fatal(err)
 	}
 	for _, r := range routes {
+		if r.Dst.IP.IsLinkLocalUnicast() {
+			continue // the kernel's, as soon as the link is up
+		}
 		s.Routes = append(s.Routes, fmt.Sprintf("%v via %v dev %s", r.Dst, r.Gw, names[r.LinkIndex]))
 	}
 	for _, list := range [][]string{s.Links, s.Addresses, s.Routes} {
@@ -143,14 +151,16 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 	return s
 }
 
-// ruleset is `nft list ruleset` without counters, by line.
+// ruleset is `nft list ruleset` without counters, by line. The agent's sets have
+// two names each, used in turn when the table is made anew; they count as one.
 func ruleset(t *testing.T, ns *netns.NS) []string {
 	t.Helper()
 	out, err := ns.Run(exec.Command(testenv.MustTool(t, "nft"), "--stateless", "list", "ruleset"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return slices.Collect(strings.Lines(string(out)))
+	named := regexp.MustCompile(`\b(hosts|networks|grants)([46])[ab]\b`)
+	return slices.Collect(strings.Lines(named.ReplaceAllString(string(out), "$1$2")))
 }
 
 // tables are the names of the nftables tables of a ruleset.

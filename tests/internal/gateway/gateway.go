@@ -176,6 +176,9 @@ func (g *Gateway) WaitReady(ctx context.Context) error {
 	return g.Pod.WaitReady(ctx)
 }
 
+// Spec is the specification of the Pod.
+func (g *Gateway) Spec() corev1.PodSpec { return *g.spec.DeepCopy() }
+
 // Container is the agent's.
 func (g *Gateway) Container() *podrun.Container { return g.Pod.Container(ContainerName) }
 
