@@ -31,16 +31,22 @@ func main() {
 	// A second interrupt ends the program at once.
 	context.AfterFunc(ctx, stop)
 	err := run(ctx, *onCluster)
+	var left leftover
 	switch {
 	case err == nil:
-	case errors.Is(ctx.Err(), context.Canceled):
-		fmt.Fprintln(os.Stderr, "\ndemo: interrupted; everything was removed")
+	case errors.Is(ctx.Err(), context.Canceled) && !errors.As(err, &left):
+		fmt.Fprintln(os.Stderr, "\ndemo: interrupted; what it made was removed")
 		os.Exit(130)
 	default:
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		os.Exit(1)
 	}
 }
+
+// leftover says that something could not be removed.
+type leftover struct{ error }
+
+func (l leftover) Unwrap() error { return l.error }
 
 func run(ctx context.Context, onCluster bool) error {
 	var p place = &local{}
@@ -56,10 +62,10 @@ func run(ctx context.Context, onCluster bool) error {
 	}
 	out := newScreen(os.Stdout)
 	err = tell(ctx, story{place: p, out: out, logs: logs})
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
 		return fmt.Errorf("%w\nlogs: %s", err, logs)
 	}
-	return removeLogs()
+	return errors.Join(err, removeLogs())
 }
 
 // refuse names everything at once that the machine lacks.

@@ -206,7 +206,9 @@ func (r *remote) settle(ctx context.Context) (string, error) {
 	if err := r.findPod(ctx); err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("helm upgrade --reuse-values: clients get %s and the cluster's DNS; a Secret for pre-shared keys\n%s leads to node %s and Pod %s",
+	return fmt.Sprintf("helm upgrade --reuse-values: clients get %s and the cluster's DNS; a Secret for pre-shared keys\n"+
+		"%s leads to node %s and Pod %s\n"+
+		"from here on the kubelet is hurried, by an annotation on the Pod; left alone it renews files within a minute or two",
 		services, endpoint, node, r.pod.Status.PodIP), nil
 }
 

@@ -19,13 +19,18 @@ const labelWidth = 9
 type screen struct {
 	out   io.Writer
 	live  bool // a terminal, where a line can be written over
+	width int  // of the terminal, in columns; 0: not known
 	color bool
 	mu    sync.Mutex
 }
 
 func newScreen(f *os.File) *screen {
 	live := term.IsTerminal(int(f.Fd()))
-	return &screen{out: f, live: live, color: live && os.Getenv("NO_COLOR") == ""}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		width = 0
+	}
+	return &screen{out: f, live: live, width: width, color: live && os.Getenv("NO_COLOR") == ""}
 }
 
 // title prints a headline.
@@ -47,8 +52,8 @@ func (s *screen) step(label, doing string, f func(progress func(string)) (string
 	if s.live {
 		show := func() {
 			what, _ := now.Load("doing")
-			line := s.paint("2", fmt.Sprintf("%v… %s", what, since(start)))
-			s.write("\r\x1b[K" + s.mark("2", "·") + s.label(label) + line)
+			line := s.fit(fmt.Sprintf("%s%v…", since(start), what))
+			s.write("\r\x1b[K" + s.paint("2", "·") + s.label(label) + s.paint("2", line))
 		}
 		show()
 		ticking.Go(func() {
@@ -72,9 +77,9 @@ func (s *screen) step(label, doing string, f func(progress func(string)) (string
 	})
 	close(done)
 	ticking.Wait()
-	mark := s.mark("32", "✓")
+	mark := s.paint("32", "✓")
 	if err != nil {
-		mark, text = s.mark("31", "✗"), "failed"
+		mark, text = s.paint("31", "✗"), "failed"
 	}
 	if s.live {
 		s.write("\r\x1b[K")
@@ -94,7 +99,14 @@ func (s *screen) label(text string) string {
 	return s.paint("1", fmt.Sprintf(" %-*s ", labelWidth, text))
 }
 
-func (s *screen) mark(color, sign string) string { return s.paint(color, sign) }
+// fit cuts text so that it stays on one line beside a label.
+func (s *screen) fit(text string) string {
+	runes := []rune(text)
+	if most := s.width - labelWidth - 4; s.width > 0 && len(runes) > most {
+		return string(runes[:max(most, 0)])
+	}
+	return text
+}
 
 // paint wraps text in a terminal's colour (ECMA-48 SGR).
 func (s *screen) paint(color, text string) string {
@@ -104,10 +116,10 @@ func (s *screen) paint(color, text string) string {
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-// since is a time for humans: in whole seconds while it runs.
+// since is how long something has been going on, in whole seconds once there are any.
 func since(start time.Time) string {
 	if d := time.Since(start).Round(time.Second); d > 0 {
-		return d.String()
+		return d.String() + " "
 	}
 	return ""
 }

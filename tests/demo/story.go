@@ -79,7 +79,9 @@ type story struct {
 func tell(ctx context.Context, s story) (err error) {
 	s.out.title(s.place.title())
 	defer func() {
-		err = errors.Join(err, s.end())
+		if e := s.end(); e != nil {
+			err = errors.Join(err, leftover{e})
+		}
 		if err == nil {
 			s.out.write("\n" + s.place.farewell() + "\n")
 		}
@@ -232,7 +234,7 @@ func (s *story) startFlow(ctx context.Context) error {
 		if s.flow, err = stream.Start(stream.Options{From: s.place.client(), To: target, Rate: rate}); err != nil {
 			return "", err
 		}
-		return fmt.Sprintf("%d packets a second from alice to %s and back, while", rate, target), s.await(ctx)
+		return fmt.Sprintf("%d packets a second from alice to the service and back, while", rate), s.await(ctx)
 	})
 }
 
