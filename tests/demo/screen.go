@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -78,7 +80,10 @@ func (s *screen) step(label, doing string, f func(progress func(string)) (string
 	close(done)
 	ticking.Wait()
 	mark := s.paint("32", "✓")
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		mark, text = s.paint("31", "✗"), "interrupted"
+	case err != nil:
 		mark, text = s.paint("31", "✗"), "failed"
 	}
 	if s.live {
