@@ -52,3 +52,22 @@ func BenchmarkLoad(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkReload loads a directory of which one file of peers.d changes each time.
+func BenchmarkReload(b *testing.B) {
+	for _, n := range []int{1_000, 10_000} {
+		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
+			files, other := manyPeers(n), manyPeers(n)
+			const changes = "peers.d/team-00/peers.yaml"
+			other[changes] = append([]byte("# changed\n"), other[changes]...)
+			l := NewLoader()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.Load(files); err != nil {
+					b.Fatal(err)
+				}
+				files, other = other, files
+			}
+		})
+	}
+}

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -20,6 +21,15 @@ import (
 type decoder struct {
 	file   string
 	faults *Faults
+	shapes map[reflect.Type]shape // of the structs met so far
+}
+
+// shape is the fields of a struct by their names in YAML.
+type shape map[string]shapeField
+
+type shapeField struct {
+	number int   // from 0, in no order
+	index  []int // for reflect.Value.FieldByIndex
 }
 
 // fieldPath is the way from the document to a node; it becomes text for faults only.
@@ -34,7 +44,7 @@ func (p *fieldPath) String() string {
 	case p == nil:
 		return ""
 	case p.name == "":
-		return fmt.Sprintf("%s[%d]", p.parent, p.index)
+		return p.parent.String() + "[" + strconv.Itoa(p.index) + "]"
 	case p.parent == nil:
 		return p.name
 	default:
@@ -44,19 +54,26 @@ func (p *fieldPath) String() string {
 
 // decode fills out (a pointer to struct) from one YAML document. What the
 // document leaves out or writes as null keeps its value.
-func (d *decoder) decode(content []byte, out any) *yaml.Node {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(content, &doc); err != nil {
+func (d *decoder) decode(content []byte, out any) {
+	root, err := rootOf(content)
+	switch {
+	case err != nil:
 		d.add(Fault{Problem: "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: "), Fix: "check the syntax near that line"})
-		return nil
-	}
-	if len(doc.Content) == 0 {
+	case root == nil:
 		// Between truncating and writing, that's what every file is.
 		d.add(Fault{Problem: "empty", Fix: "write 'peers: []' where there are no peers"})
-		return nil
+	default:
+		d.value(root, reflect.ValueOf(out).Elem(), nil)
 	}
-	d.value(doc.Content[0], reflect.ValueOf(out).Elem(), nil)
-	return doc.Content[0]
+}
+
+// rootOf parses one document; the root of an empty one is nil.
+func rootOf(content []byte) (*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(content, &doc); err != nil || len(doc.Content) == 0 {
+		return nil, err
+	}
+	return doc.Content[0], nil
 }
 
 func (d *decoder) add(f Fault) {
@@ -79,12 +96,11 @@ func (d *decoder) value(n *yaml.Node, v reflect.Value, at *fieldPath) {
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
 		return
 	}
-	if parse := scalarParser(v); parse != nil {
-		if n.Kind != yaml.ScalarNode {
+	if f, ok := scalar(v.Addr().Interface(), n.Value); ok {
+		switch {
+		case n.Kind != yaml.ScalarNode:
 			d.wrongType(n, at, typeName(v.Type()))
-			return
-		}
-		if f := parse(n); f != nil {
+		case f != nil:
 			f.Line, f.Path = n.Line, at.String()
 			d.add(*f)
 		}
@@ -105,22 +121,23 @@ func (d *decoder) mapping(n *yaml.Node, v reflect.Value, at *fieldPath) {
 		d.wrongType(n, at, "a mapping")
 		return
 	}
-	fields := fieldsOf(v)
-	seen := make(map[string]int, len(n.Content)/2)
+	fields := d.fieldsOf(v.Type())
+	lines := make([]int, len(fields)) // where each was written first
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		k := n.Content[i]
-		here := &fieldPath{parent: at, name: k.Value}
-		if line, dup := seen[k.Value]; dup {
-			d.add(Fault{Line: k.Line, Path: here.String(), Problem: fmt.Sprintf("written twice, first on line %d", line), Fix: "keep one"})
-			continue
-		}
-		seen[k.Value] = k.Line
 		field, ok := fields[k.Value]
 		if !ok {
-			d.add(Fault{Line: k.Line, Path: (&fieldPath{parent: at, name: show(k.Value)}).String(), Problem: "unknown field", Fix: suggest(k.Value, fields)})
+			here := fieldPath{parent: at, name: show(k.Value)}
+			d.add(Fault{Line: k.Line, Path: here.String(), Problem: "unknown field", Fix: suggest(k.Value, fields)})
 			continue
 		}
-		d.value(n.Content[i+1], field, here)
+		here := fieldPath{parent: at, name: k.Value}
+		if first := lines[field.number]; first > 0 {
+			d.add(Fault{Line: k.Line, Path: here.String(), Problem: fmt.Sprintf("written twice, first on line %d", first), Fix: "keep one"})
+			continue
+		}
+		lines[field.number] = k.Line
+		d.value(n.Content[i+1], v.FieldByIndex(field.index), &here)
 	}
 }
 
@@ -131,36 +148,34 @@ func (d *decoder) sequence(n *yaml.Node, v reflect.Value, at *fieldPath) {
 	}
 	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, c := range n.Content {
-		d.value(c, out.Index(i), &fieldPath{parent: at, index: i})
+		here := fieldPath{parent: at, index: i}
+		d.value(c, out.Index(i), &here)
 	}
 	v.Set(out)
 }
 
-// fieldsOf maps YAML names to the addressable fields of a struct; the fields
-// of an inlined struct count as its own.
-func fieldsOf(v reflect.Value) map[string]reflect.Value {
-	out := make(map[string]reflect.Value, v.NumField())
-	for i := range v.NumField() {
-		tag, options, _ := strings.Cut(v.Type().Field(i).Tag.Get("yaml"), ",")
-		switch {
-		case options == "inline":
-			for name, f := range fieldsOf(v.Field(i)) {
-				out[name] = f
-			}
-		case tag != "":
-			out[tag] = v.Field(i)
+// fieldsOf returns the fields of a struct type; those of an inlined struct count
+// as its own.
+func (d *decoder) fieldsOf(t reflect.Type) shape {
+	if known, ok := d.shapes[t]; ok {
+		return known
+	}
+	out := shape{}
+	for _, f := range reflect.VisibleFields(t) {
+		if tag, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); tag != "" {
+			out[tag] = shapeField{number: len(out), index: f.Index}
 		}
 	}
+	if d.shapes == nil {
+		d.shapes = map[reflect.Type]shape{}
+	}
+	d.shapes[t] = out
 	return out
 }
 
 // suggest names the field that was probably meant, else all there are.
-func suggest(name string, fields map[string]reflect.Value) string {
-	known := make([]string, 0, len(fields))
-	for f := range fields {
-		known = append(known, f)
-	}
-	slices.Sort(known)
+func suggest(name string, fields shape) string {
+	known := slices.Sorted(maps.Keys(fields))
 	for _, f := range known {
 		if strings.EqualFold(f, name) || distance(strings.ToLower(f), strings.ToLower(name)) <= 2 {
 			return "did you mean " + f + "?"
@@ -190,85 +205,68 @@ func distance(a, b string) int {
 	return row[len(b)]
 }
 
-// scalarParser returns how to read a scalar into v, or nil where v is not a
-// scalar. A parser returns nil or a fault without place.
-func scalarParser(v reflect.Value) func(*yaml.Node) *Fault {
-	switch p := v.Addr().Interface().(type) {
+// scalar reads text into what target points to. A fault has no place yet; ok is
+// false where the target is not a scalar.
+func scalar(target any, text string) (f *Fault, ok bool) {
+	switch p := target.(type) {
 	case *string:
-		return func(n *yaml.Node) *Fault { *p = n.Value; return nil }
+		*p = text
+		return nil, true
 	case *bool:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, strconv.ParseBool, "not a boolean", "write true or false")
-		}
+		return read(text, p, strconv.ParseBool, "not a boolean", "write true or false"), true
 	case *int:
-		return func(n *yaml.Node) *Fault { return read(n, p, strconv.Atoi, "not a whole number", "write a number") }
+		return read(text, p, strconv.Atoi, "not a whole number", "write a number"), true
 	case *uint16:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, parseUint16, "not a number from 0 to 65535", "write a number in that range")
-		}
+		return read(text, p, parseUint16, "not a number from 0 to 65535", "write a number in that range"), true
 	case *time.Duration:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, time.ParseDuration, "not a duration", "write one with its unit, such as 30s or 2m")
-		}
+		return read(text, p, time.ParseDuration, "not a duration", "write one with its unit, such as 30s or 2m"), true
 	case *netip.Prefix:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, parsePrefix, "not a network in CIDR form", "write one such as 10.8.0.0/24")
-		}
+		return read(text, p, parsePrefix, "not a network in CIDR form", "write one such as 10.8.0.0/24"), true
 	case *netip.Addr:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, parseAddr, "not an IP address", "write one such as 10.8.0.2, without a length")
-		}
+		return read(text, p, parseAddr, "not an IP address", "write one such as 10.8.0.2, without a length"), true
 	case *Endpoint:
-		return func(n *yaml.Node) *Fault {
-			e, err := ParseEndpoint(n.Value)
-			if err != nil {
-				return &Fault{Value: show(n.Value), Problem: err.Error(), Fix: "write host:port, such as 203.0.113.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820"}
-			}
-			*p = e
-			return nil
+		e, err := ParseEndpoint(text)
+		if err != nil {
+			return &Fault{Value: show(text), Problem: err.Error(), Fix: "write host:port, such as 203.0.113.1:51820, [2001:db8::1]:51820 or vpn.example.com:51820"}, true
 		}
+		*p = e
+		return nil, true
 	case *PortRange:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, parsePortRange, "not a port or a range of ports", `write 443 or "8000-8080", from 1 to 65535`)
-		}
+		return read(text, p, parsePortRange, "not a port or a range of ports", `write 443 or "8000-8080", from 1 to 65535`), true
 	case *DataPlane:
-		return func(n *yaml.Node) *Fault { return oneOf(n, p, Auto, Kernel, Userspace) }
+		return oneOf(text, p, Auto, Kernel, Userspace), true
 	case *Protocol:
-		return func(n *yaml.Node) *Fault { return oneOf(n, p, AnyProtocol, TCP, UDP, ICMP) }
+		return oneOf(text, p, AnyProtocol, TCP, UDP, ICMP), true
 	case *key.Public:
-		return func(n *yaml.Node) *Fault {
-			return read(n, p, key.ParsePublic, key.ErrFormat.Error(), "give the output of 'wg pubkey'")
-		}
+		return read(text, p, key.ParsePublic, key.ErrFormat.Error(), "give the output of 'wg pubkey'"), true
 	case *key.Preshared:
-		return func(n *yaml.Node) *Fault {
-			f := read(n, p, key.ParsePreshared, key.ErrFormat.Error(), "give the output of 'wg genpsk'")
-			if f != nil {
-				f.Value = "" // never any part of a secret
-			}
-			return f
+		f := read(text, p, key.ParsePreshared, key.ErrFormat.Error(), "give the output of 'wg genpsk'")
+		if f != nil {
+			f.Value = "" // never any part of a secret
 		}
+		return f, true
 	}
-	return nil
+	return nil, false
 }
 
-func read[T any](n *yaml.Node, out *T, parse func(string) (T, error), problem, fix string) *Fault {
-	v, err := parse(n.Value)
+func read[T any](text string, out *T, parse func(string) (T, error), problem, fix string) *Fault {
+	v, err := parse(text)
 	if err != nil {
-		return &Fault{Value: show(n.Value), Problem: problem, Fix: fix}
+		return &Fault{Value: show(text), Problem: problem, Fix: fix}
 	}
 	*out = v
 	return nil
 }
 
-func oneOf[T ~string](n *yaml.Node, out *T, allowed ...T) *Fault {
-	if !slices.Contains(allowed, T(n.Value)) {
+func oneOf[T ~string](text string, out *T, allowed ...T) *Fault {
+	if !slices.Contains(allowed, T(text)) {
 		names := make([]string, len(allowed))
 		for i, a := range allowed {
 			names[i] = string(a)
 		}
-		return &Fault{Value: show(n.Value), Problem: "unknown", Fix: "use one of " + strings.Join(names, ", ")}
+		return &Fault{Value: show(text), Problem: "unknown", Fix: "use one of " + strings.Join(names, ", ")}
 	}
-	*out = T(n.Value)
+	*out = T(text)
 	return nil
 }
 

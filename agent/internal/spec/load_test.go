@@ -24,6 +24,8 @@ func testKey(n byte) (key.Private, key.Public) {
 
 func testPSK(n byte) key.Preshared { return key.NewPreshared([key.Len]byte{n}) }
 
+func testKeyText(n byte) string { k, _ := testKey(n); return k.Reveal() }
+
 func pub(n byte) string { _, p := testKey(n); return p.String() }
 
 func minimal(extra string) Files {
