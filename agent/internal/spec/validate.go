@@ -191,16 +191,16 @@ func pools(s *Snapshot) string {
 func (l *loader) uniquePeers(peers []Peer) {
 	names := make(map[string]source, len(peers))
 	keys := make(map[key.Public]string, len(peers))
-	for _, p := range peers {
-		where := at("peers", p.source.index)
+	for i := range peers {
+		p := &peers[i]
 		if first, dup := names[p.Name]; dup && p.Name != "" {
-			l.fault(p.source.file, append(where, "name"), show(p.Name),
+			l.fault(p.source.file, at("peers", p.source.index, "name"), show(p.Name),
 				fmt.Sprintf("used already by peers[%d] of %s", first.index, first.file), "give each peer a name of its own")
 		} else {
 			names[p.Name] = p.source
 		}
 		if first, dup := keys[p.PublicKey]; dup && !p.PublicKey.IsZero() {
-			l.fault(p.source.file, append(where, "publicKey"), p.PublicKey.String(),
+			l.fault(p.source.file, at("peers", p.source.index, "publicKey"), p.PublicKey.String(),
 				"used already by peer "+first, "give each peer a key pair of its own: WireGuard knows peers by their key")
 		} else {
 			keys[p.PublicKey] = p.Name
@@ -214,18 +214,23 @@ func (l *loader) disjointPeers(peers []Peer) {
 	type claim struct {
 		prefix netip.Prefix
 		peer   int
-		where  []any // below the peer
+		field  string // of the peer
+		index  int    // in the field
 	}
-	var claims []claim
-	for i, p := range peers {
-		for j, a := range p.Addresses {
+	n := 0
+	for i := range peers {
+		n += len(peers[i].Addresses) + len(peers[i].AllowedIPs)
+	}
+	claims := make([]claim, 0, n)
+	for i := range peers {
+		for j, a := range peers[i].Addresses {
 			if a.IsValid() {
-				claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), i, at("addresses", j)})
+				claims = append(claims, claim{netip.PrefixFrom(a, a.BitLen()), i, "addresses", j})
 			}
 		}
-		for j, n := range p.AllowedIPs {
+		for j, n := range peers[i].AllowedIPs {
 			if n.IsValid() {
-				claims = append(claims, claim{n, i, at("allowedIPs", j)})
+				claims = append(claims, claim{n, i, "allowedIPs", j})
 			}
 		}
 	}
@@ -246,7 +251,7 @@ func (l *loader) disjointPeers(peers []Peer) {
 				late, early = early, late
 			}
 			src := peers[late.peer].source
-			l.fault(src.file, append(at("peers", src.index), late.where...), late.prefix.String(),
+			l.fault(src.file, at("peers", src.index, late.field, late.index), late.prefix.String(),
 				fmt.Sprintf("overlaps %s of peer %s", early.prefix, peers[early.peer].Name), "give each peer networks of its own")
 			break
 		}
