@@ -68,7 +68,8 @@ func runGateway(ctx context.Context, env environment, o *gatewayOptions) error {
 	if err != nil {
 		return err
 	}
-	initial, err := spec.Load(files)
+	loader := spec.NewLoader()
+	initial, err := loader.Load(files)
 	if err != nil {
 		return fmt.Errorf("configuration in %s:\n%w", o.configDir, err)
 	}
@@ -89,6 +90,7 @@ func runGateway(ctx context.Context, env environment, o *gatewayOptions) error {
 		Initial:     initial,
 		Files:       files,
 		Read:        func() (spec.Files, error) { return watch.Read(o.configDir) },
+		Load:        loader.Load,
 		Device:      dev,
 		Firewall:    fw,
 		Uplink:      device.Uplink,

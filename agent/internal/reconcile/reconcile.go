@@ -37,8 +37,9 @@ type Options struct {
 	// Initial is the snapshot that the device was opened for, of Files.
 	Initial *spec.Snapshot
 	Files   spec.Files
-	// Read returns the files as they are now.
+	// Read returns the files as they are now, and Load parses them.
 	Read     func() (spec.Files, error)
+	Load     func(spec.Files) (*spec.Snapshot, error)
 	Device   Device
 	Firewall Firewall
 	// Uplink tells the way to the Internet, for the MTU.
@@ -80,6 +81,9 @@ type Reconciler struct {
 	reloads      telemetry.Reloads
 	runError     error
 	resolver     *resolver
+	// stages of the run under way, and when its current one began.
+	stages     []telemetry.Stage
+	stageStart time.Time
 
 	draining atomic.Bool
 	drain    atomic.Int64 // nanoseconds

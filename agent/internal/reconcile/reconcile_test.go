@@ -50,6 +50,7 @@ func newRig(t *testing.T, peers string) *rig {
 	r.Reconciler = New(Options{
 		Initial: initial, Files: maps.Clone(r.files),
 		Read:     func() (spec.Files, error) { return maps.Clone(r.files), r.readErr },
+		Load:     spec.Load,
 		Device:   r.device,
 		Firewall: r.firewall,
 		Uplink:   func() (state.Uplink, error) { return state.Uplink{MTU: 1500}, nil },
@@ -297,6 +298,18 @@ func TestNamedEndpoint(t *testing.T) {
 	p.Endpoint = netip.MustParseAddrPort("198.51.100.1:4242")
 	r.device.Device.Peers[publicKey(2)] = p
 	r.want("after roaming", r.step(), []string(nil))
+}
+
+func TestReloadSaysWhereTheTimeWent(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ""))
+	r.step()
+	r.log.Reset()
+	r.write("peers:\n" + peer(3, ""))
+	r.step()
+	const want = "stagesMs.read=0 stagesMs.load=0 stagesMs.uplink=0 stagesMs.build=0 stagesMs.observe=0 stagesMs.diff=0 stagesMs.apply=0 stagesMs.verify=0"
+	if !strings.Contains(r.log.String(), want) {
+		t.Errorf("the log does not say %s:\n%s", want, r.log.String())
+	}
 }
 
 func TestRestartTakesOver(t *testing.T) {

@@ -24,6 +24,7 @@ const summaryLimit = 20
 // run does the whole flow once.
 func (r *Reconciler) run(ctx context.Context, reason string) {
 	start := r.Now()
+	r.stages, r.stageStart = nil, start
 	r.reload()
 	changes, err := r.converge(ctx)
 	took := r.Now().Sub(start)
@@ -39,13 +40,20 @@ func (r *Reconciler) run(ctx context.Context, reason string) {
 		r.Instruments.ReloadDuration.Observe(took.Seconds())
 		telemetry.LogReload(r.Log, telemetry.Reload{
 			Hash: r.inForce, Generation: r.generation, Peers: len(r.snapshot.Peers),
-			Changes: changes, Warnings: r.snapshot.Warnings, Took: took,
+			Changes: changes, Warnings: r.snapshot.Warnings, Took: took, Stages: r.stages,
 		})
 	case len(changes) > 0:
 		r.Log.Warn("repaired", "reason", reason, "changes", changes)
 	}
 	r.runError = err
 	r.publish()
+}
+
+// stage notes that a part of the run has ended.
+func (r *Reconciler) stage(name string) {
+	now := r.Now()
+	r.stages = append(r.stages, telemetry.Stage{Name: name, Took: now.Sub(r.stageStart)})
+	r.stageStart = now
 }
 
 // fail notes a run that could not be finished, and logs every new reason once.
@@ -67,10 +75,12 @@ func (r *Reconciler) reload() {
 		return
 	}
 	now := fingerprintOf(files)
+	r.stage("read")
 	if now == r.files {
 		return
 	}
-	s, err := spec.Load(files)
+	s, err := r.Load(files)
+	r.stage("load")
 	if err == nil {
 		err = r.reloadable(s)
 	}
@@ -137,17 +147,18 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the route to the Internet: %w", err)
 	}
-	r.desired = state.Build(state.Inputs{
-		Snapshot: r.snapshot,
-		Resolved: r.resolver.lookup(ctx, r.snapshot),
-		Uplink:   uplink,
-	})
+	resolved := r.resolver.lookup(ctx, r.snapshot)
+	r.stage("uplink")
+	r.desired = state.Build(state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: uplink})
+	r.stage("build")
 	if err := r.observe(); err != nil {
 		return nil, err
 	}
+	r.stage("observe")
 	seen := r.observed
 	seen.FirewallInPlace = seen.FirewallInPlace && !r.tableInDoubt
 	p := plan.Diff(r.desired, seen, r.applied)
+	r.stage("diff")
 	desired := r.desired // a copy: the next run builds r.desired anew
 	if p.Empty() {
 		r.applied = &desired
@@ -158,6 +169,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err := r.apply(p); err != nil {
 		return nil, errors.Join(err, r.observe())
 	}
+	r.stage("apply")
 	r.applied, r.tableInDoubt = &desired, false
 	if err := r.observe(); err != nil {
 		return nil, err
@@ -165,6 +177,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if left := plan.Diff(desired, r.observed, &desired); !left.Empty() {
 		return nil, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
 	}
+	r.stage("verify")
 	return p.Summary(summaryLimit), nil
 }
 

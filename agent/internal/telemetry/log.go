@@ -62,6 +62,14 @@ type Reload struct {
 	// Warnings about files that were taken.
 	Warnings spec.Faults
 	Took     time.Duration
+	// Stages is where Took went, in order; empty where nobody measured.
+	Stages []Stage
+}
+
+// Stage is a part of a run. Its name is a key of the log line.
+type Stage struct {
+	Name string
+	Took time.Duration
 }
 
 // LogReload writes the one line of a reload.
@@ -72,11 +80,23 @@ func LogReload(log *slog.Logger, r Reload) {
 		return
 	}
 	attrs = append(attrs, "changes", r.Changes)
+	if len(r.Stages) > 0 {
+		attrs = append(attrs, "stagesMs", stages(r.Stages))
+	}
 	if len(r.Warnings) > 0 {
 		log.Warn("configuration reloaded with warnings", append(attrs, "warnings", lines(r.Warnings))...)
 		return
 	}
 	log.Info("configuration reloaded", attrs...)
+}
+
+// stages are milliseconds with three digits.
+func stages(list []Stage) slog.Value {
+	attrs := make([]slog.Attr, len(list))
+	for i, s := range list {
+		attrs[i] = slog.Float64(s.Name, float64(s.Took.Microseconds())/1000)
+	}
+	return slog.GroupValue(attrs...)
 }
 
 // lines makes a list of an error with many faults in it.

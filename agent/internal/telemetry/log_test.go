@@ -108,6 +108,9 @@ func TestLogReload(t *testing.T) {
 		{"good", with(func(r *Reload) { r.Changes = []string{"peer alice added"} }), common(map[string]any{
 			"level": "INFO", "msg": "configuration reloaded", "changes": []any{"peer alice added"},
 		})},
+		{"measured", with(func(r *Reload) { r.Stages = []Stage{{"load", 1234567 * time.Nanosecond}, {"apply", 5 * time.Second}} }), common(map[string]any{
+			"level": "INFO", "msg": "configuration reloaded", "changes": nil, "stagesMs": map[string]any{"load": 1.234, "apply": 5000.0},
+		})},
 		{"warnings", with(func(r *Reload) { r.Warnings = spec.Faults{fault} }), common(map[string]any{
 			"level": "WARN", "msg": "configuration reloaded with warnings", "changes": nil,
 			"warnings": []any{`config/gateway.yaml:3: server.mtu: "1": out of range; use more`},
