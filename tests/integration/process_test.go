@@ -66,9 +66,7 @@ func TestNothingRunsPrivileged(t *testing.T) {
 	// What it forwards, it forwards by the two devices' own switches.
 	got := map[string]string{}
 	for _, device := range []string{"all", "default", "eth0", "wg0", "lo"} {
-		if got[device], err = w.Pod.Network().Sysctl("net.ipv4.conf." + device + ".forwarding"); err != nil {
-			t.Fatal(err)
-		}
+		got[device] = forwarding(t, w.Pod.Network(), device)
 	}
 	if diff := cmp.Diff(map[string]string{"all": "0", "default": "0", "lo": "0", "eth0": "1", "wg0": "1"}, got); diff != "" {
 		t.Errorf("forwarding (-want +got):\n%s", diff)

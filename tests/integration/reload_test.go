@@ -55,7 +55,9 @@ func testTaken(t *testing.T, o *office) {
 		{"peer's key pair replaced", func(c *gateway.Config) { c.Peers[bob].PublicKey = another.key.Public() }, "peer bob added"},
 		{"other peer's PSK changed", func(c *gateway.Config) { c.PresharedKeys[pskSecret]["bob"] = newPSK(t) }, "peer bob updated (presharedKey)"},
 		{"other peer's PSK removed", func(c *gateway.Config) { delete(c.PresharedKeys[pskSecret], "bob") }, "peer bob updated (presharedKey)"},
-		{"peer of a Secret changed", func(c *gateway.Config) { c.PeersFrom[peersSecret][peersFile][0].AllowedIPs = []string{"192.168.60.0/24"} }, "peer carol updated (allowedIPs)"},
+		{"peer of a Secret changed", func(c *gateway.Config) {
+			c.PeersFrom[peersSecret][peersFile][0].AllowedIPs = []string{"192.168.60.0/24"}
+		}, "peer carol updated (allowedIPs)"},
 		{"file added to a Secret", func(c *gateway.Config) { c.PeersFrom[peersSecret]["dave.yaml"] = []gateway.Peer{dave.entry()} }, "peer dave added"},
 		{"file removed from a Secret", func(c *gateway.Config) { delete(c.PeersFrom[peersSecret], "dave.yaml") }, "peer dave removed"},
 		{"own allowed IPs extended", func(c *gateway.Config) { c.Peers[alice].AllowedIPs = []string{"192.168.77.0/24", "192.168.78.0/24"} }, "route added 192.168.77.0/24"},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"regexp"
 	"slices"
@@ -120,9 +121,7 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 		a := l.Attrs()
 		names[a.Index] = a.Name
 		s.Links = append(s.Links, fmt.Sprintf("%s %s mtu %d up %t", a.Name, l.Type(), a.MTU, a.Flags&net.FlagUp != 0))
-		if s.Forwarding[a.Name], err = ns.Sysctl("net.ipv4.conf." + a.Name + ".forwarding"); err != nil {
-			t.Fatal(err)
-		}
+		s.Forwarding[a.Name] = forwarding(t, ns, a.Name)
 		addresses, err := ns.Netlink().AddrList(l, netlink.FAMILY_ALL)
 		if err != nil {
 			t.Fatal(err)
@@ -149,6 +148,20 @@ func systemOf(t *testing.T, ns *netns.NS) system {
 	}
 	s.Ruleset = ruleset(t, ns)
 	return s
+}
+
+// forwarding is a link's flag, "0" or "1". The name may have dots in it.
+func forwarding(t *testing.T, ns *netns.NS, link string) string {
+	t.Helper()
+	var text []byte
+	err := ns.Do(func() (err error) {
+		text, err = os.ReadFile("/proc/sys/net/ipv4/conf/" + link + "/forwarding")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
 }
 
 // ruleset is `nft list ruleset` without counters, by line. The agent's sets have

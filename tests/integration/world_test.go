@@ -41,8 +41,12 @@ func startGateway(t *testing.T, topology *netns.Topology, o gateway.Options) *ga
 	o.Binary, o.Topology = binary, topology
 	prepare := o.Prepare
 	o.Prepare = func(pod *netns.NS) error {
-		// New namespaces take these from the machine, whatever it is set to.
-		for _, name := range []string{"net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.eth0.rp_filter"} {
+		// New namespaces take the first three from the machine, whatever it is set
+		// to. The others let a test be refused more often than once a second.
+		for _, name := range []string{
+			"net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.eth0.rp_filter",
+			"net.ipv4.icmp_ratelimit", "net.ipv6.icmp.ratelimit",
+		} {
 			if err := pod.SetSysctl(name, "0"); err != nil {
 				return err
 			}
