@@ -59,9 +59,12 @@ func (w *Watcher) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case _, ok := <-w.events.Events:
+		case event, ok := <-w.events.Events:
 			if !ok {
 				return
+			}
+			if !visible(event.Name) {
+				continue
 			}
 			// No event type is filtered out: the kubelet's swap is a rename, an
 			// editor's a write, a lost permission a chmod.
@@ -88,6 +91,14 @@ func (w *Watcher) Run(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// visible tells what may show in a reading from what the kubelet does before and
+// after its swap: to write a new version of thousands of files, and to remove the
+// old one, takes longer than the directory has to be quiet.
+func visible(path string) bool {
+	name := filepath.Base(path)
+	return name == dataLink || !strings.HasPrefix(name, "..")
 }
 
 // addAll watches every directory that is not watched yet: a Secret's directory

@@ -184,6 +184,20 @@ func TestWatch(t *testing.T) {
 	}
 }
 
+func TestVisible(t *testing.T) {
+	got := map[string]bool{}
+	want := map[string]bool{
+		"/d/..data": true, "/d/alice": true, "/d/.hidden": true, "/d": true,
+		"/d/..data_tmp": false, "/d/..2026_01_02_03_04_05.1234": false,
+	}
+	for path := range want {
+		got[path] = visible(path)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("visible (-want +got):\n%s", diff)
+	}
+}
+
 // A directory that never comes to rest must not put a report off for ever.
 func TestWatchLongest(t *testing.T) {
 	dir := t.TempDir()
