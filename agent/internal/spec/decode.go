@@ -1,7 +1,10 @@
 package spec
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -67,11 +70,20 @@ func (d *decoder) decode(content []byte, out any) {
 	}
 }
 
-// rootOf parses one document; the root of an empty one is nil.
+// rootOf parses the one document of a file; the root of an empty one is nil.
 func rootOf(content []byte) (*yaml.Node, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal(content, &doc); err != nil || len(doc.Content) == 0 {
+	documents := yaml.NewDecoder(bytes.NewReader(content))
+	var doc, more yaml.Node
+	if err := documents.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
+	}
+	if err := documents.Decode(&more); err == nil {
+		return nil, fmt.Errorf("yaml: line %d: a second document begins, and it would be ignored", more.Line)
+	} else if !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	if len(doc.Content) == 0 {
+		return nil, nil //nolint:nilnil // there is no root, and nothing is wrong with that
 	}
 	return doc.Content[0], nil
 }
@@ -90,13 +102,18 @@ func (d *decoder) wrongType(n *yaml.Node, at *fieldPath, want string) {
 }
 
 func (d *decoder) value(n *yaml.Node, v reflect.Value, at *fieldPath) {
-	for n.Kind == yaml.AliasNode {
-		n = n.Alias
+	if n.Kind == yaml.AliasNode {
+		// A few nested ones stand for more than fits into memory.
+		d.add(Fault{Line: n.Line, Path: at.String(), Problem: "an alias", Fix: "write out what it stands for"})
+		return
 	}
 	if n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" {
 		return
 	}
 	if f, ok := scalar(v.Addr().Interface(), n.Value); ok {
+		if f == nil && n.Kind == yaml.ScalarNode {
+			f = checkTag(n, v.Type())
+		}
 		switch {
 		case n.Kind != yaml.ScalarNode:
 			d.wrongType(n, at, typeName(v.Type()))
@@ -238,13 +255,9 @@ func scalar(target any, text string) (f *Fault, ok bool) {
 	case *Protocol:
 		return oneOf(text, p, AnyProtocol, TCP, UDP, ICMP), true
 	case *key.Public:
-		return read(text, p, key.ParsePublic, key.ErrFormat.Error(), "give the output of 'wg pubkey'"), true
+		return unquoted(read(text, p, key.ParsePublic, key.ErrFormat.Error(), "give the output of 'wg pubkey'"), text), true
 	case *key.Preshared:
-		f := read(text, p, key.ParsePreshared, key.ErrFormat.Error(), "give the output of 'wg genpsk'")
-		if f != nil {
-			f.Value = "" // never any part of a secret
-		}
-		return f, true
+		return unquoted(read(text, p, key.ParsePreshared, key.ErrFormat.Error(), "give the output of 'wg genpsk'"), text), true
 	}
 	return nil, false
 }
@@ -256,6 +269,15 @@ func read[T any](text string, out *T, parse func(string) (T, error), problem, fi
 	}
 	*out = v
 	return nil
+}
+
+// unquoted keeps out of the fault what may be a secret key, or most of one.
+func unquoted(f *Fault, text string) *Fault {
+	if f != nil {
+		f.Value = ""
+		f.Problem += fmt.Sprintf(" (%d characters, not 44)", len(text))
+	}
+	return f
 }
 
 func oneOf[T ~string](text string, out *T, allowed ...T) *Fault {
@@ -302,6 +324,36 @@ func parsePortRange(s string) (PortRange, error) {
 		return PortRange{}, fmt.Errorf("not a range")
 	}
 	return PortRange{First: a, Last: b}, nil
+}
+
+// checkTag refuses text for a number or a boolean and the other way round, which
+// YAML tells apart by quotes: peerToPeer: "0" is no boolean, name: 1.0 no name.
+func checkTag(n *yaml.Node, t reflect.Type) *Fault {
+	tag, want, fix := n.ShortTag(), "", "write it without quotes"
+	switch {
+	case t.Kind() == reflect.Bool:
+		want, fix = "!!bool", "write true or false"
+	case t == reflect.TypeFor[int]() || t == reflect.TypeFor[uint16]():
+		want = "!!int"
+	case t == reflect.TypeFor[string]():
+		want, fix = "!!str", "put it in quotes"
+	}
+	if want == "" || tag == want {
+		return nil
+	}
+	return &Fault{Value: show(n.Value), Problem: "is " + tagName(tag) + ", not " + tagName(want), Fix: fix}
+}
+
+func tagName(tag string) string {
+	switch tag {
+	case "!!str":
+		return "text"
+	case "!!int", "!!float":
+		return "a number"
+	case "!!bool":
+		return "true or false"
+	}
+	return "of another type"
 }
 
 func kindName(n *yaml.Node) string {

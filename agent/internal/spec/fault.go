@@ -2,8 +2,8 @@ package spec
 
 import (
 	"cmp"
-	"encoding/base64"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -68,23 +68,31 @@ func (fs Faults) sort() {
 	})
 }
 
-// show returns a scalar for a message: shortened, and redacted where it has the
-// looks of a key, for a private key pasted into the wrong field must not end in
-// a log.
+// Summary returns the first limit faults, one a line, and how many more there
+// are: a broken file may have thousands.
+func (fs Faults) Summary(limit int) []string {
+	var out []string
+	for _, f := range fs[:min(limit, len(fs))] {
+		out = append(out, f.Error())
+	}
+	if more := len(fs) - limit; more > 0 {
+		out = append(out, fmt.Sprintf("and %d more", more))
+	}
+	return out
+}
+
+// show returns a scalar for a message: shortened, and without anything that has
+// the looks of a key, for a private key pasted into the wrong field must not end
+// in a log.
 func show(value string) string {
 	const most = 64
-	if len(value) >= key.Len && looksSecret(value) {
-		return fmt.Sprintf("%s… (%d characters)", value[:4], len(value))
-	}
+	value = keyLike.ReplaceAllString(value, key.Redacted)
 	if len(value) > most {
 		return value[:most] + "…"
 	}
 	return value
 }
 
-// looksSecret errs on the side of caution: any long run of base64 or hex.
-func looksSecret(value string) bool {
-	trimmed := strings.TrimRight(value, "=")
-	_, err := base64.RawStdEncoding.DecodeString(trimmed[:len(trimmed)&^3])
-	return err == nil
-}
+// keyLike errs on the side of caution: any long run of base64 (RFC 4648 sections
+// 4 and 5) or hex. Names with dashes may be longer than the one, not the other.
+var keyLike = regexp.MustCompile(`[A-Za-z0-9+/=]{20,}|[A-Za-z0-9_=-]{40,}`)

@@ -171,6 +171,27 @@ func TestLoadFaults(t *testing.T) {
 			`config/gateway.yaml:4: peers: is a mapping, not a list; write a list`,
 			`config/gateway.yaml:5: ipv6: "true": is a single value, not a mapping; write a mapping`,
 		}},
+		{"text for numbers, numbers for text", minimal("routing: {masquerade: 0, peerToPeer: '1'}\npeers:\n- {name: 1.0, persistentKeepalive: '25', publicKey: " + pub(2) + ", addresses: [10.8.0.2]}\n"), []string{
+			`config/gateway.yaml:3: routing.masquerade: "0": is a number, not true or false; write true or false`,
+			`config/gateway.yaml:3: routing.peerToPeer: "1": is text, not true or false; write true or false`,
+			`config/gateway.yaml:5: peers[0].name: "1.0": is a number, not text; put it in quotes`,
+			`config/gateway.yaml:5: peers[0].persistentKeepalive: "25": is text, not a number; write it without quotes`,
+		}},
+		{"two documents", minimal("---\npeers: []\n"), []string{
+			`config/gateway.yaml: not YAML: line 3: a second document begins, and it would be ignored; check the syntax near that line`,
+			"config/gateway.yaml: server.addresses: missing; give the gateway an address with the length of its pool, such as 10.8.0.1/24",
+		}},
+		{"aliases", minimal("routing: {routes: &r [10.0.0.0/8], dns: *r}\n"), []string{
+			`config/gateway.yaml:3: routing.dns: an alias; write out what it stands for`,
+		}},
+		{"Secrets that are not mounted", with(minimal("peersFrom: {existingSecrets: [team-a, team-b]}\npresharedKeys: {existingSecrets: [psks]}\n"),
+			"peers.d/team-a/x.yaml", "peers: []"), []string{
+			`config/gateway.yaml:3: peersFrom.existingSecrets[1]: "team-b": there is no file in peers.d/team-b/; mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it`,
+			`config/gateway.yaml:4: presharedKeys.existingSecrets[0]: "psks": there is no file in psk/psks/; mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it`,
+		}},
+		{"an endpoint behind itself", minimal("peers:\n" + p(2, "addresses: [10.8.0.2], endpoint: '203.0.113.7:1', allowedIPs: [203.0.113.0/24]")), []string{
+			`config/gateway.yaml:4: peers[0].allowedIPs[0]: "203.0.113.0/24": covers the peer's own endpoint 203.0.113.7:1, so that encrypted packets would be routed into the tunnel; leave the endpoint's network out`,
+		}},
 		{"field twice", minimal("server: {}\n"), []string{
 			`config/gateway.yaml:3: server: written twice, first on line 1; keep one`,
 		}},
@@ -227,7 +248,7 @@ func TestLoadFaults(t *testing.T) {
   persistentKeepalive: 65536
 `), []string{
 			`config/gateway.yaml:4: peers[0].name: "../etc": not a name that a key of a Secret can have; use up to 63 letters, digits, '_', '-' or '.', not starting with '.' or '-'`,
-			`config/gateway.yaml:5: peers[0].publicKey: "abc": not the base64 of 32 bytes; give the output of 'wg pubkey'`,
+			`config/gateway.yaml:5: peers[0].publicKey: not the base64 of 32 bytes (3 characters, not 44); give the output of 'wg pubkey'`,
 			`config/gateway.yaml:6: peers[0].addresses[4]: "nonsense": not an IP address; write one such as 10.8.0.2, without a length`,
 			`config/gateway.yaml:6: peers[0].addresses[0]: "10.9.0.1": outside the pool 10.8.0.0/24; choose one inside, or write networks behind the peer as allowedIPs`,
 			`config/gateway.yaml:6: peers[0].addresses[1]: "10.8.0.1": the gateway's own address; choose another one out of 10.8.0.0/24`,
@@ -260,7 +281,7 @@ func TestLoadFaults(t *testing.T) {
 			`config/gateway.yaml:4: peers[0].presharedKey: a key in a ConfigMap, where anybody may read it; move it to a Secret: file psk/<secret>/p2, or the whole peer to a Secret of peers.d`,
 			`key/privateKey: not the base64 of 32 bytes; store the output of 'wg genkey'`,
 			`peers.d/a/notes.txt: not a .yaml file; name the Secret's key like team-a.yaml`,
-			`peers.d/a/x.yaml:1: peers[0].presharedKey: not the base64 of 32 bytes; give the output of 'wg genpsk'`,
+			`peers.d/a/x.yaml:1: peers[0].presharedKey: not the base64 of 32 bytes (3 characters, not 44); give the output of 'wg genpsk'`,
 			`psk/a/p2: peer p2 has a presharedKey in config/gateway.yaml already; keep one`,
 			`psk/b/p3: not the base64 of 32 bytes; store the output of 'wg genpsk'`,
 		}},
@@ -296,12 +317,13 @@ func TestFaultsQuoteNoKeys(t *testing.T) {
 		"peers:\n- {addresses: [%s]}\n", "peers:\n- {allowedIPs: [%s]}\n", "ipv6: {enabled: %s}\n", "  dataPlane: %s\n",
 	}
 	for _, place := range places {
-		for _, s := range []string{secret, secret[:43], secret[:40], "x" + secret} {
+		urlSafe := strings.NewReplacer("+", "-", "/", "_").Replace(secret)
+		for _, s := range []string{secret, secret[:43], secret[:40], "x" + secret, urlSafe, secret[:36] + " " + secret[36:]} {
 			_, err := Load(minimal(fmt.Sprintf(place, s)))
 			if err == nil {
 				t.Fatalf("%q was accepted", place)
 			}
-			if strings.Contains(err.Error(), secret[8:32]) {
+			if strings.Contains(err.Error(), secret[:4]) || strings.Contains(err.Error(), secret[8:32]) || strings.Contains(err.Error(), urlSafe[8:32]) {
 				t.Errorf("key material in %q", err)
 			}
 		}

@@ -46,6 +46,17 @@ type Gateway struct {
 	Server  Server  `yaml:"server"`
 	Routing Routing `yaml:"routing"`
 	IPv6    IPv6    `yaml:"ipv6"`
+	// PeersFrom and PresharedKeys name the Secrets that must be mounted in
+	// peers.d/ and psk/.
+	PeersFrom     Secrets `yaml:"peersFrom"`
+	PresharedKeys Secrets `yaml:"presharedKeys"`
+}
+
+// Secrets names the Secrets that files come from. A Pod of an older ReplicaSet sees
+// a new ConfigMap, but never a new mount: without the names it would take peers
+// that moved to a Secret for removed.
+type Secrets struct {
+	ExistingSecrets []string `yaml:"existingSecrets"`
 }
 
 // Server describes the WireGuard device itself.

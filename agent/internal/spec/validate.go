@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
@@ -29,14 +30,34 @@ var (
 )
 
 func (l *loader) validate(s *Snapshot) {
+	l.mounts(GatewayFile, "peersFrom", PeersDir, s.Gateway.PeersFrom)
+	l.mounts(GatewayFile, "presharedKeys", PresharedDir, s.Gateway.PresharedKeys)
 	l.server(s)
 	l.routing(s)
+	if len(s.Gateway.Server.Addresses) == 0 {
+		return // every single peer would be called outside the pool
+	}
 	own := s.PrivateKey.Public() // as dear as all else about a peer together
 	for i := range s.Peers {
 		l.peer(s, &s.Peers[i], own)
 	}
 	l.uniquePeers(s.Peers)
 	l.disjointPeers(s.Peers)
+}
+
+// mounts reports Secrets of which there is no file.
+func (l *loader) mounts(file, section, dir string, from Secrets) {
+	for i, name := range from.ExistingSecrets {
+		below := dir + name + "/"
+		found := false
+		for f := range l.files {
+			found = found || strings.HasPrefix(f, below)
+		}
+		if !found {
+			l.fault(file, at(section, "existingSecrets", i), show(name), "there is no file in "+below,
+				"mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it")
+		}
+	}
 }
 
 func (l *loader) server(s *Snapshot) {
@@ -144,6 +165,10 @@ func (l *loader) peer(s *Snapshot, p *Peer, own key.Public) {
 		}
 		if n.Addr().Is6() && !s.Gateway.IPv6.Enabled {
 			fault(at("allowedIPs", i), n.String(), "IPv6 is switched off", "set ipv6.enabled: true or remove it")
+		}
+		if call, literal := p.Endpoint.AddrPort(); literal && n.Contains(call.Addr()) {
+			fault(at("allowedIPs", i), n.String(), "covers the peer's own endpoint "+p.Endpoint.String()+", so that encrypted packets would be routed into the tunnel",
+				"leave the endpoint's network out")
 		}
 		for _, own := range s.Gateway.Server.Addresses {
 			if n.Contains(own.Addr()) {
