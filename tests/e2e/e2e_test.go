@@ -1,0 +1,49 @@
+//go:build e2e
+
+// Package e2e tests the chart, the image and the agent on a real Kubernetes,
+// which the project brings itself (tests/cluster), by the doors that users have:
+// helm, kubectl, and a stock WireGuard client outside of the cluster.
+//
+//	make e2e
+//	KEEP_CLUSTER=1 go test -tags e2e -v ./tests/e2e -run TestCluster/Upgrade
+//
+// The second form is for work on a scenario: it takes up the cluster that runs,
+// or starts one, and leaves it up (`make demo-down` ends it).
+//
+// Scenarios have namespaces of their own and run side by side. A kubelet renews
+// what it has mounted about once a minute. The scenario Refresh waits for that;
+// the others touch an annotation of the Pod, upon which the kubelet looks at
+// once ([gateway.hurry]).
+package e2e
+
+import (
+	"testing"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
+)
+
+func TestCluster(t *testing.T) {
+	testenv.Need(t, testenv.Linux(), testenv.Root(), testenv.NetNS(), testenv.TUN(), testenv.Tool("go", "make", "git"), wgclient.Tools())
+	c := startCluster(t)
+	scenarios := []struct {
+		name string
+		run  func(t *testing.T, c *cluster)
+	}{
+		// The longest first: the others fit beside them.
+		{"Install", testInstall},
+		{"Refresh", testRefresh},
+		{"Upgrade", testUpgrade},
+		{"Faults", testFaults},
+		{"Disruption", testDisruption},
+		{"GitOps", testGitOps},
+		{"PodSecurity", testPodSecurity},
+		{"Values", testValues},
+	}
+	for _, s := range scenarios {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			s.run(t, c)
+		})
+	}
+}

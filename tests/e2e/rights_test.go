@@ -1,0 +1,157 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	authv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// question is one of `kubectl auth can-i`.
+type question struct {
+	verb, resource, name, namespace string
+}
+
+// can asks the API server whether a ServiceAccount of the gateway's namespace may.
+func (g *gateway) can(t *testing.T, account string, q question) bool {
+	t.Helper()
+	group := ""
+	if q.resource == "deployments" {
+		group = "apps"
+	}
+	review, err := g.client.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authv1.SubjectAccessReview{
+		Spec: authv1.SubjectAccessReviewSpec{
+			User:   fmt.Sprintf("system:serviceaccount:%s:%s", g.namespace, account),
+			Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + g.namespace, "system:authenticated"},
+			ResourceAttributes: &authv1.ResourceAttributes{
+				Verb: q.verb, Group: group, Resource: q.resource, Name: q.name, Namespace: q.namespace,
+			},
+		},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if review.Status.EvaluationError != "" {
+		t.Fatalf("may %s %+v: %s", account, q, review.Status.EvaluationError)
+	}
+	return review.Status.Allowed
+}
+
+// checkRights compares all that the two ServiceAccounts may with what they need:
+// the Job one Secret by name, the gateway nothing.
+func (g *gateway) checkRights(t *testing.T) {
+	const everywhere = ""
+	verbs := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
+	resources := []string{"secrets", "configmaps", "pods", "pods/exec", "serviceaccounts/token", "services", "deployments", "nodes"}
+	names := map[string][]string{"secrets": {keySecret, "another"}}
+	for account, want := range map[string][]question{
+		keySecret: {
+			{"get", "secrets", keySecret, g.namespace},
+			{"patch", "secrets", keySecret, g.namespace},
+		},
+		release: nil,
+	} {
+		var got []question
+		for _, resource := range resources {
+			for _, verb := range verbs {
+				for _, name := range append(names[resource], "") {
+					for _, namespace := range []string{g.namespace, "kube-system", everywhere} {
+						q := question{verb, resource, name, namespace}
+						if g.can(t, account, q) {
+							got = append(got, q)
+						}
+					}
+				}
+			}
+		}
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(question{})); diff != "" {
+			t.Errorf("rights of ServiceAccount %s (-want +got):\n%s", account, diff)
+		}
+	}
+}
+
+// checkProcess looks at the gateway from the node's side: what the kernel lets
+// the process do, whatever the manifest says.
+func (g *gateway) checkProcess(t *testing.T) {
+	pod := g.pod(t)
+	for _, c := range pod.Spec.Containers {
+		if s := c.SecurityContext; s == nil || s.Privileged != nil && *s.Privileged || s.AllowPrivilegeEscalation == nil || *s.AllowPrivilegeEscalation {
+			t.Errorf("container %s may be privileged: %+v", c.Name, s)
+		}
+	}
+	if len(pod.Spec.InitContainers) != 0 {
+		t.Errorf("%d init containers, want none", len(pod.Spec.InitContainers))
+	}
+	root := processOf(t, pod)
+	status := statusOf(t, root)
+	const netAdmin = "0000000000001000" // bit 12, linux/capability.h
+	want := map[string]string{
+		"CapInh": "0000000000000000", "CapPrm": netAdmin, "CapEff": netAdmin, "CapBnd": netAdmin, "CapAmb": "0000000000000000",
+		"NoNewPrivs": "1", "Seccomp": "2", // of a filter
+	}
+	got := map[string]string{}
+	for field := range want {
+		got[field] = status[field]
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("/proc/PID/status of the agent (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(root, "root", "var", "run", "secrets")); !os.IsNotExist(err) {
+		t.Errorf("a token is mounted into the gateway (%v)", err)
+	}
+	mounts := mountsOf(t, root)
+	for _, target := range []string{"/", "/proc/sys", "/etc/vpn-gateway/config", "/etc/vpn-gateway/key"} {
+		if options := "," + mounts[target] + ","; !strings.Contains(options, ",ro,") {
+			t.Errorf("%s is mounted %s, want it read-only", target, options)
+		}
+	}
+}
+
+// processOf is the directory in this machine's /proc of the Pod's agent. The nodes
+// have process namespaces of their own, which are all below ours.
+func processOf(t *testing.T, pod corev1.Pod) string {
+	t.Helper()
+	for _, directory := range must[[]string](t)(filepath.Glob("/proc/[0-9]*")) {
+		group, err := os.ReadFile(filepath.Join(directory, "cgroup"))
+		if err != nil || !strings.Contains(string(group), string(pod.UID)) {
+			continue // it has ended, or is somebody else's
+		}
+		name, err := os.ReadFile(filepath.Join(directory, "comm"))
+		if err == nil && strings.TrimSpace(string(name)) == "vpn-agent" {
+			return directory
+		}
+	}
+	t.Fatalf("no process vpn-agent of Pod %s", pod.Name)
+	return ""
+}
+
+// statusOf reads /proc/PID/status.
+func statusOf(t *testing.T, process string) map[string]string {
+	t.Helper()
+	fields := map[string]string{}
+	for line := range strings.Lines(string(must[[]byte](t)(os.ReadFile(filepath.Join(process, "status"))))) {
+		name, value, _ := strings.Cut(line, ":")
+		fields[name] = strings.TrimSpace(value)
+	}
+	return fields
+}
+
+// mountsOf are the options of a process's mounts by their targets (proc(5), mounts).
+func mountsOf(t *testing.T, process string) map[string]string {
+	t.Helper()
+	options := map[string]string{}
+	for line := range strings.Lines(string(must[[]byte](t)(os.ReadFile(filepath.Join(process, "mounts"))))) {
+		if fields := strings.Fields(line); len(fields) > 3 {
+			options[fields[1]] = fields[3]
+		}
+	}
+	return options
+}
