@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -50,7 +51,17 @@ func newGatewayCommand(env environment) *cobra.Command {
 		Long: "Run a WireGuard gateway. It renders the files of --config-dir into a device, routes and a firewall, " +
 			"and from then on keeps them equal to the files without ever restarting.",
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runGateway(cmd.Context(), env, &o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(); err != nil {
+				return err
+			}
+			log := telemetry.NewLogger(env.Err, &o.logLevel)
+			if err := runGateway(cmd.Context(), log, &o); err != nil {
+				telemetry.LogFatal(log, "gateway ended", err)
+				return reportedError{err}
+			}
+			return nil
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.configDir, "config-dir", "/etc/vpn-gateway", "directory with config/, key/, psk/ and peers.d/")
@@ -61,9 +72,29 @@ func newGatewayCommand(env environment) *cobra.Command {
 	return cmd
 }
 
+// check refuses flags that nothing can be made of.
+func (o *gatewayOptions) check() error {
+	var errs []error
+	if o.resync < time.Second {
+		errs = append(errs, fmt.Errorf("--resync=%s: too short; use 1s or more, such as 30s", o.resync))
+	}
+	for _, flag := range []struct{ name, address string }{
+		{"http-address", o.httpAddress}, {"health-address", o.healthAddress},
+	} {
+		if _, _, err := net.SplitHostPort(flag.address); err != nil && (flag.address != "" || flag.name == "http-address") {
+			errs = append(errs, fmt.Errorf("--%s=%s: not host:port; use one such as :8080", flag.name, flag.address))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // runGateway wires the flow together: files → spec → desired → plan → device.
-func runGateway(ctx context.Context, env environment, o *gatewayOptions) error {
-	log := telemetry.NewLogger(env.Err, &o.logLevel)
+func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error {
+	dir, err := filepath.EvalSymlinks(o.configDir) // a watch does not follow links
+	if err != nil {
+		return err
+	}
+	o.configDir = dir
 	files, err := watch.Read(o.configDir)
 	if err != nil {
 		return err
@@ -71,7 +102,7 @@ func runGateway(ctx context.Context, env environment, o *gatewayOptions) error {
 	loader := spec.NewLoader()
 	initial, err := loader.Load(files)
 	if err != nil {
-		return fmt.Errorf("configuration in %s:\n%w", o.configDir, err)
+		return err
 	}
 	server := initial.Gateway.Server
 	dev, err := device.Open(device.Options{Name: server.Interface, DataPlane: server.DataPlane, Log: log})
@@ -157,7 +188,12 @@ func serve(parent context.Context, o serveOptions) error {
 		stop()
 		done, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
-		return server.Shutdown(done)
+		if err := server.Shutdown(done); err != nil {
+			// A client that holds on to its connection must not keep the device
+			// from being removed.
+			return server.Close()
+		}
+		return nil
 	})
 	return group.Wait()
 }
@@ -179,22 +215,18 @@ func changes(ctx context.Context, o *gatewayOptions, log *slog.Logger) <-chan st
 			case <-ctx.Done():
 				return
 			case <-tick.C:
-				polls <- struct{}{}
+				select {
+				case polls <- struct{}{}:
+				default:
+				}
 			}
 		}
 	}()
 	return polls
 }
 
-// resolveHost returns the first address of a name, IPv4 preferred as the DNS
-// resolver orders them.
-func resolveHost(ctx context.Context, host string) (netip.Addr, error) {
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if len(addrs) == 0 {
-		return netip.Addr{}, fmt.Errorf("%s has no address", host)
-	}
-	return addrs[0], nil
+// resolveHost returns the addresses of a name, the one to try first in front
+// (RFC 6724).
+func resolveHost(ctx context.Context, host string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", host)
 }

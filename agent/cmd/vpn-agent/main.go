@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,10 +24,15 @@ type environment struct {
 func main() {
 	env := environment{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
 	if err := newRootCommand(env).ExecuteContext(context.Background()); err != nil {
-		fmt.Fprintln(env.Err, "vpn-agent:", err)
+		if !errors.As(err, &reportedError{}) {
+			fmt.Fprintln(env.Err, "vpn-agent:", err)
+		}
 		os.Exit(1)
 	}
 }
+
+// reportedError is one that stands in the log already.
+type reportedError struct{ error }
 
 // newRootCommand registers every verb.
 func newRootCommand(env environment) *cobra.Command {

@@ -224,13 +224,14 @@ func copied[T any](v T) *T { return &v }
 
 // moveEndpoint decides whether to tell the device where the peer is. A
 // configured endpoint is where to start; where the peer went from there is its
-// own business. So it counts when the user changed it, and when the device
-// knows none; a device found at start-up keeps what it learnt.
+// own business. So it counts when the user changed it, when the device knows
+// none, and when the peer is lost where it went; a device found at start-up
+// keeps what it learnt.
 func moveEndpoint(want *state.Peer, have *state.ObservedPeer, applied *state.Desired) bool {
 	switch {
 	case !want.Endpoint.IsValid() || want.Endpoint == have.Endpoint:
 		return false
-	case !have.Endpoint.IsValid():
+	case !have.Endpoint.IsValid(), have.Lost:
 		return true
 	default:
 		last := lastApplied(want.PublicKey, applied)

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -44,8 +45,8 @@ type Options struct {
 	Firewall Firewall
 	// Uplink tells the way to the Internet, for the MTU.
 	Uplink func() (state.Uplink, error)
-	// Resolve looks up the name of a peer's endpoint.
-	Resolve func(ctx context.Context, host string) (netip.Addr, error)
+	// Resolve looks up the name of a peer's endpoint, the best address first.
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
 
 	// Resync is how often to run without an event; Sessions how often to look
 	// at the peers' handshakes in between.
@@ -68,13 +69,14 @@ type Reconciler struct {
 	peerNames map[key.Public]string
 	// formerNames are those of the snapshot before, for peers that leave.
 	formerNames map[key.Public]string
-	inForce     string         // hash of the snapshot's files
+	inForce     fingerprint    // of the snapshot's files
 	files       fingerprint    // of the last reading, good or bad
 	pending     bool           // the snapshot has not been applied in full yet
 	generation  uint64         // snapshots applied
 	applied     *state.Desired // the last one applied in full, nil before the first
 	// tableInDoubt is set while an apply is under way, and after one failed.
 	tableInDoubt bool
+	uplink       state.Uplink   // the last one that there was
 	observed     state.Observed // after the last run
 	desired      state.Desired
 	sessions     state.Sessions
@@ -87,7 +89,10 @@ type Reconciler struct {
 
 	draining atomic.Bool
 	drain    atomic.Int64 // nanoseconds
+	lastRun  atomic.Int64 // UNIX nanoseconds of its end
 	status   atomic.Pointer[telemetry.Status]
+	// publishing keeps an older status from being published after a newer one.
+	publishing sync.Mutex
 }
 
 // New returns a reconciler that has not run yet.
@@ -95,6 +100,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o, resolver: newResolver(o.Resolve, o.Now)}
 	r.files = fingerprintOf(o.Files)
 	r.adopt(o.Initial, r.files)
+	r.lastRun.Store(o.Now().UnixNano())
 	r.publish()
 	return r
 }
@@ -138,27 +144,11 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 	}
 }
 
-// Status is what is known after the last run.
-func (r *Reconciler) Status() telemetry.Status {
-	s := *r.status.Load()
-	if r.draining.Load() {
-		s.Conditions = append([]telemetry.Condition(nil), s.Conditions...)
-		for i := range s.Conditions {
-			if s.Conditions[i].Name == conditionServing {
-				s.Conditions[i].OK, s.Conditions[i].Detail = false, "draining: leaving after SIGTERM"
-			}
-		}
-	}
-	return s
-}
-
 // Drain makes the gateway unready from now on, while everything else goes on,
 // and returns for how long to serve still (server.drain).
 func (r *Reconciler) Drain() time.Duration {
 	r.draining.Store(true)
-	if r.Published != nil {
-		r.Published(r.Status())
-	}
+	r.announce()
 	return time.Duration(r.drain.Load())
 }
 

@@ -54,11 +54,11 @@ func newRig(t *testing.T, peers string) *rig {
 		Device:   r.device,
 		Firewall: r.firewall,
 		Uplink:   func() (state.Uplink, error) { return state.Uplink{MTU: 1500}, nil },
-		Resolve: func(_ context.Context, host string) (netip.Addr, error) {
+		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) {
 			if host == "site.example.com" {
-				return netip.MustParseAddr("203.0.113.7"), nil
+				return []netip.Addr{netip.MustParseAddr("203.0.113.7")}, nil
 			}
-			return netip.Addr{}, errors.New("no such host")
+			return nil, errors.New("no such host")
 		},
 		Resync: time.Minute, Sessions: time.Minute,
 		Now:         func() time.Time { return r.now },
@@ -83,7 +83,7 @@ func publicKey(n byte) key.Public {
 // step runs once and returns what was done to peers, as text.
 func (r *rig) step() []string {
 	before := len(r.device.applied)
-	r.run(context.Background(), "test")
+	r.run(context.Background(), "resync")
 	var out []string
 	for _, p := range r.device.applied[before:] {
 		for _, peer := range p.Device.Peers {
@@ -170,6 +170,8 @@ func TestBadInputKeepsTheLastGoodState(t *testing.T) {
 		{"permission lost", func(r *rig) { r.readErr = errors.New("open: permission denied") }, "permission denied"},
 		{"a fault among good changes", func(r *rig) { r.write(good + peer(4, "") + peer(4, "")) }, "used already"},
 		{"another interface", func(r *rig) { r.write("  interface: wg9\n" + good) }, "restart the Pod"},
+		{"another port", func(r *rig) { r.write("  listenPort: 4242\n" + good) }, "restart the Pod"},
+		{"IPv6 switched on", func(r *rig) { r.write("ipv6: {enabled: true}\n" + good) }, "restart the Pod"},
 		{"another data plane", func(r *rig) { r.write("  dataPlane: kernel\n" + good) }, "restart the Pod"},
 	}
 	for _, tt := range tests {
@@ -310,6 +312,67 @@ func TestReloadSaysWhereTheTimeWent(t *testing.T) {
 	if !strings.Contains(r.log.String(), want) {
 		t.Errorf("the log does not say %s:\n%s", want, r.log.String())
 	}
+}
+
+// A name with several addresses, in another order each time, must not move a
+// session; one that stands for others does.
+func TestNamedEndpointKeepsItsAddress(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ", endpoint: 'site.example.com:51820'"))
+	answers := []string{"203.0.113.7", "203.0.113.8"}
+	r.resolver.query = func(context.Context, string) ([]netip.Addr, error) {
+		return []netip.Addr{netip.MustParseAddr(answers[0]), netip.MustParseAddr(answers[1])}, nil
+	}
+	r.step()
+	<-r.resolver.resolved
+	r.want("first answer", r.step(), []string{"update p2"})
+	ask := func() {
+		e := spec.Endpoint{Host: "site.example.com", Port: 51820}
+		r.resolver.ask(context.Background(), e)
+	}
+	answers = []string{"203.0.113.8", "203.0.113.7"}
+	ask()
+	r.want("another order", r.step(), []string(nil))
+	answers = []string{"203.0.113.8", "203.0.113.9"}
+	ask()
+	r.want("another address", r.step(), []string{"update p2"})
+	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.8:51820")
+}
+
+// A peer that went somewhere and does not answer there is called where the user
+// said that it is.
+func TestLostPeerIsCalledAtItsEndpoint(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ", endpoint: '203.0.113.7:51820'"))
+	r.step()
+	roamed := r.device.Device.Peers[publicKey(2)]
+	roamed.Endpoint, roamed.LastHandshake = netip.MustParseAddrPort("198.51.100.1:4242"), r.now
+	look := func(after time.Duration) []string {
+		r.now = r.now.Add(after)
+		roamed.TransmitBytes += 148 // a handshake initiation that nobody answers
+		r.device.Device.Peers[publicKey(2)] = roamed
+		return r.step()
+	}
+	r.want("connected", look(0), []string(nil))
+	r.want("session over", look(state.SessionLifetime), []string(nil))
+	r.want("calling", look(time.Second), []string(nil))
+	r.want("lost", look(time.Minute), []string{"update p2"})
+	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.7:51820")
+}
+
+func TestSilenceIsNotReadiness(t *testing.T) {
+	r := newRig(t, "")
+	r.step()
+	r.now = r.now.Add(3 * time.Minute)
+	r.want("after a while", r.Status().Ready(), true)
+	r.now = r.now.Add(time.Minute)
+	r.want("failing conditions", r.failing(), []string{"serving"})
+}
+
+func TestUplinkThatIsGoneForAMoment(t *testing.T) {
+	r := newRig(t, "")
+	r.step()
+	r.Uplink = func() (state.Uplink, error) { return state.Uplink{}, nil }
+	r.step()
+	r.want("MTU", r.device.Link.MTU, 1440)
 }
 
 func TestRestartTakesOver(t *testing.T) {

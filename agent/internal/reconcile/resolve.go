@@ -3,6 +3,8 @@ package reconcile
 import (
 	"context"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
@@ -10,69 +12,78 @@ import (
 
 const (
 	resolveEvery   = time.Minute     // sites with dynamic addresses change theirs
-	resolveTimeout = 5 * time.Second // for one name
+	resolveRetry   = 5 * time.Second // for a name without an answer so far
+	resolveTimeout = 5 * time.Second // for one query
+	resolveAtOnce  = 8               // queries under way
 )
 
 // resolver keeps the addresses of endpoints that are written as names. A run
 // never waits for DNS: it takes what is known, and an answer that changes
 // anything schedules another run.
 type resolver struct {
-	query    func(ctx context.Context, host string) (netip.Addr, error)
+	query    func(ctx context.Context, host string) ([]netip.Addr, error)
 	now      func() time.Time
-	known    map[spec.Endpoint]netip.AddrPort
-	answers  chan map[spec.Endpoint]netip.AddrPort
-	resolved chan struct{}
-	busy     bool
-	last     time.Time
+	slots    chan struct{}
+	resolved chan struct{} // receives after something has changed
+
+	mu    sync.Mutex
+	known map[spec.Endpoint]netip.AddrPort
+	asked map[spec.Endpoint]time.Time // when last
 }
 
-func newResolver(query func(context.Context, string) (netip.Addr, error), now func() time.Time) *resolver {
+func newResolver(query func(context.Context, string) ([]netip.Addr, error), now func() time.Time) *resolver {
 	return &resolver{
 		query: query, now: now,
-		known:    map[spec.Endpoint]netip.AddrPort{},
-		answers:  make(chan map[spec.Endpoint]netip.AddrPort, 1),
+		slots:    make(chan struct{}, resolveAtOnce),
 		resolved: make(chan struct{}, 1),
+		known:    map[spec.Endpoint]netip.AddrPort{},
+		asked:    map[spec.Endpoint]time.Time{},
 	}
 }
 
 // lookup returns what is known and asks anew for what is missing or old.
 func (r *resolver) lookup(ctx context.Context, s *spec.Snapshot) map[spec.Endpoint]netip.AddrPort {
-	select {
-	case answers := <-r.answers:
-		r.busy = false
-		for e, a := range answers {
-			r.known[e] = a // a failed look-up keeps the last answer
-		}
-	default:
-	}
-	var names []spec.Endpoint
-	missing := false
-	for _, p := range s.Peers {
-		if _, literal := p.Endpoint.AddrPort(); literal || p.Endpoint.IsZero() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[spec.Endpoint]netip.AddrPort{}
+	for i := range s.Peers {
+		e := s.Peers[i].Endpoint
+		if _, literal := e.AddrPort(); literal || e.IsZero() {
 			continue
 		}
-		names = append(names, p.Endpoint)
-		_, known := r.known[p.Endpoint]
-		missing = missing || !known
+		pause := resolveRetry
+		if known, ok := r.known[e]; ok {
+			out[e], pause = known, resolveEvery
+		}
+		if r.now().Sub(r.asked[e]) >= pause {
+			r.asked[e] = r.now()
+			go r.ask(ctx, e)
+		}
 	}
-	old := r.now().Sub(r.last) >= resolveEvery
-	if len(names) > 0 && !r.busy && (old || missing && r.now().Sub(r.last) >= resolveTimeout) {
-		r.busy, r.last = true, r.now()
-		go r.ask(ctx, names)
-	}
-	return r.known
+	return out
 }
 
-func (r *resolver) ask(ctx context.Context, names []spec.Endpoint) {
-	answers := make(map[spec.Endpoint]netip.AddrPort, len(names))
-	for _, e := range names {
-		one, cancel := context.WithTimeout(ctx, resolveTimeout)
-		if a, err := r.query(one, e.Host); err == nil {
-			answers[e] = netip.AddrPortFrom(a.Unmap(), e.Port)
-		}
-		cancel()
+// ask looks one name up. An address that is still among the answers stays the
+// one: names with several would move a live session with every query. A query
+// that fails changes nothing.
+func (r *resolver) ask(ctx context.Context, e spec.Endpoint) {
+	r.slots <- struct{}{}
+	defer func() { <-r.slots }()
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	answers, err := r.query(ctx, e.Host)
+	if err != nil || len(answers) == 0 {
+		return
 	}
-	r.answers <- answers
+	for i := range answers {
+		answers[i] = answers[i].Unmap()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.Contains(answers, r.known[e].Addr()) {
+		return
+	}
+	r.known[e] = netip.AddrPortFrom(answers[0], e.Port)
 	select {
 	case r.resolved <- struct{}{}:
 	default:

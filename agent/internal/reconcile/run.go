@@ -39,13 +39,16 @@ func (r *Reconciler) run(ctx context.Context, reason string) {
 		r.reloads.LastOK, r.reloads.LastSuccess, r.reloads.LastError = true, r.Now(), ""
 		r.Instruments.ReloadDuration.Observe(took.Seconds())
 		telemetry.LogReload(r.Log, telemetry.Reload{
-			Hash: r.inForce, Generation: r.generation, Peers: len(r.snapshot.Peers),
+			Hash: r.inForce.String(), Generation: r.generation, Peers: len(r.snapshot.Peers),
 			Changes: changes, Warnings: r.snapshot.Warnings, Took: took, Stages: r.stages,
 		})
+	case len(changes) > 0 && reason == "resync":
+		r.Log.Warn("repaired what others had changed", "changes", changes)
 	case len(changes) > 0:
-		r.Log.Warn("repaired", "reason", reason, "changes", changes)
+		r.Log.Info("applied", "reason", reason, "changes", changes)
 	}
 	r.runError = err
+	r.lastRun.Store(r.Now().UnixNano())
 	r.publish()
 }
 
@@ -89,9 +92,9 @@ func (r *Reconciler) reload() {
 		return
 	}
 	r.files = now
-	if now.String() == r.inForce && !r.pending {
+	if now == r.inForce && !r.pending {
 		r.reloads.LastOK, r.reloads.LastError = true, ""
-		r.Log.Info("the files are again what is in force", "hash", r.inForce)
+		r.Log.Info("the files are again what is in force", "hash", r.inForce.String())
 		return
 	}
 	r.adopt(s, now)
@@ -99,7 +102,7 @@ func (r *Reconciler) reload() {
 
 // adopt makes a snapshot the one to converge to.
 func (r *Reconciler) adopt(s *spec.Snapshot, f fingerprint) {
-	r.snapshot, r.inForce, r.pending = s, f.String(), true
+	r.snapshot, r.inForce, r.pending = s, f, true
 	r.drain.Store(int64(s.Gateway.Server.Drain))
 	r.formerNames = r.peerNames
 	r.peerNames = make(map[key.Public]string, len(s.Peers))
@@ -115,25 +118,34 @@ func (r *Reconciler) refuse(now fingerprint, err error) {
 	}
 	r.files = now
 	r.reloads.Failed++
-	r.reloads.LastOK, r.reloads.LastFailure, r.reloads.LastError = false, r.Now(), err.Error()
+	r.reloads.LastOK, r.reloads.LastFailure, r.reloads.LastError = false, r.Now(), brief(err)
 	telemetry.LogReload(r.Log, telemetry.Reload{
-		Err: err, Hash: r.inForce, Generation: r.generation, Peers: len(r.snapshot.Peers),
+		Err: err, Hash: r.inForce.String(), Generation: r.generation, Peers: len(r.snapshot.Peers),
 	})
 }
 
-// reloadable refuses what only a new Pod can change.
+// reloadable refuses what only a new Pod can change: the device itself, and what
+// the Pod's own specification says too. An old Pod that took it up while the new
+// one cannot start would leave nobody to serve.
 func (r *Reconciler) reloadable(s *spec.Snapshot) error {
-	was, is := r.Initial.Gateway.Server, s.Gateway.Server
+	was, is := r.Initial.Gateway, s.Gateway
 	var faults spec.Faults
-	refuse := func(field, value, now string) {
-		faults = append(faults, spec.Fault{File: spec.GatewayFile, Path: "server." + field, Value: value,
-			Problem: "cannot change while the gateway runs, it is " + now, Fix: "restart the Pod, as the chart does on upgrade"})
-	}
-	if is.Interface != was.Interface {
-		refuse("interface", is.Interface, was.Interface)
-	}
-	if is.DataPlane != was.DataPlane {
-		refuse("dataPlane", string(is.DataPlane), string(was.DataPlane))
+	for _, field := range []struct {
+		path    string
+		was, is any
+	}{
+		{"server.interface", was.Server.Interface, is.Server.Interface},
+		{"server.listenPort", was.Server.ListenPort, is.Server.ListenPort},
+		{"server.dataPlane", was.Server.DataPlane, is.Server.DataPlane},
+		{"ipv6.enabled", was.IPv6.Enabled, is.IPv6.Enabled},
+	} {
+		if field.was != field.is {
+			faults = append(faults, spec.Fault{
+				File: spec.GatewayFile, Path: field.path, Value: fmt.Sprint(field.is),
+				Problem: fmt.Sprintf("cannot change while the gateway runs, it is %v", field.was),
+				Fix:     "restart the Pod, as the chart does on upgrade",
+			})
+		}
 	}
 	if len(faults) > 0 {
 		return faults
@@ -147,9 +159,12 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the route to the Internet: %w", err)
 	}
+	if uplink.MTU > 0 {
+		r.uplink = uplink // a route that is gone for a moment leaves the MTU alone
+	}
 	resolved := r.resolver.lookup(ctx, r.snapshot)
 	r.stage("uplink")
-	r.desired = state.Build(state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: uplink})
+	r.desired = state.Build(state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: r.uplink})
 	r.stage("build")
 	if err := r.observe(); err != nil {
 		return nil, err
@@ -201,8 +216,14 @@ func (r *Reconciler) observe() error {
 	if err != nil {
 		return fmt.Errorf("observe the firewall: %w", err)
 	}
-	r.observed = o
 	r.noteSessions(o.Device.Peers)
+	for k, p := range o.Device.Peers {
+		if r.sessions[k].Activity == state.Dead {
+			p.Lost = true
+			o.Device.Peers[k] = p
+		}
+	}
+	r.observed = o
 	return nil
 }
 

@@ -1,28 +1,77 @@
 package reconcile
 
 import (
+	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 )
 
 const conditionServing = "serving"
+
+// faultsShown bounds what probes and logs say of a configuration with many faults.
+const faultsShown = 20
+
+// Status is what is known after the last run.
+func (r *Reconciler) Status() telemetry.Status {
+	s := *r.status.Load()
+	problem := ""
+	if silent := r.Now().Sub(time.Unix(0, r.lastRun.Load())); silent > r.tooOld() {
+		problem = fmt.Sprintf("nothing was looked at for %s: the agent hangs", silent.Round(time.Second))
+	}
+	if r.draining.Load() {
+		problem = "draining: leaving after SIGTERM"
+	}
+	if problem == "" {
+		return s
+	}
+	s.Conditions = slices.Clone(s.Conditions)
+	for i := range s.Conditions {
+		if s.Conditions[i].Name == conditionServing {
+			s.Conditions[i].OK, s.Conditions[i].Detail = false, problem
+		}
+	}
+	return s
+}
+
+// tooOld is when what was seen last says nothing of now any more.
+func (r *Reconciler) tooOld() time.Duration { return 3*r.Resync + 30*time.Second }
 
 // publish makes what is known now visible to probes and metrics.
 func (r *Reconciler) publish() {
 	s := r.Base
 	s.Conditions = r.conditions()
 	s.Generation = r.generation
-	s.Hash = r.inForce
+	s.Hash = r.inForce.String()
 	s.Reloads = r.reloads
 	s.PublicKey = r.observed.Device.PrivateKey.Public()
 	s.ListenPort = r.observed.Device.ListenPort
 	s.Sessions = r.sessions
 	s.PeerNames = r.peerNames
 	r.status.Store(&s)
-	if r.Published != nil {
-		r.Published(r.Status())
+	r.announce()
+}
+
+func (r *Reconciler) announce() {
+	if r.Published == nil {
+		return
 	}
+	r.publishing.Lock()
+	defer r.publishing.Unlock()
+	r.Published(r.Status())
+}
+
+// brief is an error's text with a bounded number of faults.
+func brief(err error) string {
+	var faults spec.Faults
+	if errors.As(err, &faults) {
+		return strings.Join(faults.Summary(faultsShown), "\n")
+	}
+	return err.Error()
 }
 
 // conditions says what 'packets would be forwarded' consists of.

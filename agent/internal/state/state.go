@@ -82,4 +82,6 @@ type ObservedPeer struct {
 	LastHandshake time.Time
 	ReceiveBytes  int64
 	TransmitBytes int64
+	// Lost says that the peer is [Dead]: it does not answer where it was last.
+	Lost bool
 }

@@ -66,6 +66,11 @@ type Reload struct {
 	Stages []Stage
 }
 
+// LogFatal writes the one line of what ends the process.
+func LogFatal(log *slog.Logger, message string, err error) {
+	log.Error(message, "errors", lines(err))
+}
+
 // Stage is a part of a run. Its name is a key of the log line.
 type Stage struct {
 	Name string
@@ -99,17 +104,16 @@ func stages(list []Stage) slog.Value {
 	return slog.GroupValue(attrs...)
 }
 
+// faultsLogged bounds a line: a broken file may have a fault for every peer.
+const faultsLogged = 100
+
 // lines makes a list of an error with many faults in it.
 func lines(err error) []string {
 	var faults spec.Faults
 	if !errors.As(err, &faults) {
 		return []string{err.Error()}
 	}
-	out := make([]string, len(faults))
-	for i, f := range faults {
-		out[i] = f.Error()
-	}
-	return out
+	return faults.Summary(faultsLogged)
 }
 
 // LogEvents writes one line for each thing that happened to a peer, with the

@@ -41,10 +41,17 @@ func Read(dir string) (spec.Files, error) {
 }
 
 func readInto(files spec.Files, dir, prefix string) error {
+	problem := fmt.Errorf("%s: swapped %d times while it was being read", dir, attempts)
 	for range attempts {
 		version, err := filepath.EvalSymlinks(filepath.Join(dir, dataLink))
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrNotExist) && !isLink(filepath.Join(dir, dataLink)):
 			return readDir(files, dir, prefix) // not one of the kubelet's
+		case errors.Is(err, fs.ErrNotExist):
+			problem = err // swapped in this moment, or it leads nowhere
+			continue
+		case err != nil:
+			return err
 		}
 		read := spec.Files{}
 		err = readDir(read, version, prefix)
@@ -54,7 +61,7 @@ func readInto(files spec.Files, dir, prefix string) error {
 		maps.Copy(files, read)
 		return err
 	}
-	return fmt.Errorf("%s: swapped %d times while it was being read", dir, attempts)
+	return problem
 }
 
 func readDir(files spec.Files, dir, prefix string) error {
@@ -69,7 +76,7 @@ func readDir(files spec.Files, dir, prefix string) error {
 		full := filepath.Join(dir, e.Name())
 		info, err := os.Stat(full) // follows links: hand-made trees may have some
 		switch {
-		case errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, fs.ErrNotExist) && !isLink(full):
 			continue // gone between the listing and now: the watcher calls again
 		case err != nil:
 			return err
@@ -88,4 +95,11 @@ func readDir(files spec.Files, dir, prefix string) error {
 		}
 	}
 	return nil
+}
+
+// isLink tells a link that leads nowhere, which is a fault, from a file that is
+// gone, which is none.
+func isLink(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode()&fs.ModeSymlink != 0
 }

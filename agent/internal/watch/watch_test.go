@@ -136,6 +136,14 @@ func TestReadErrors(t *testing.T) {
 	if _, err := Read(filepath.Join(dir, "missing")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing directory: got %v", err)
 	}
+	for _, link := range []string{"nowhere", dataLink} {
+		sub := filepath.Join(t.TempDir(), "psk")
+		must(t, os.Mkdir(sub, 0o755))
+		must(t, os.Symlink("gone", filepath.Join(sub, link)))
+		if files, err := Read(filepath.Dir(sub)); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("link %s that leads nowhere: got %v and error %v; its keys would be taken for removed", link, files, err)
+		}
+	}
 	big := filepath.Join(dir, "big")
 	must(t, os.WriteFile(big, nil, 0o600))
 	must(t, os.Truncate(big, maxFile+1))
