@@ -143,11 +143,29 @@ func (d *Device) Reason() string { return d.reason }
 // Peers reads the peers with their counters. After Close the error wraps
 // [fs.ErrClosed].
 func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
-	dump, err := d.dump()
-	if err != nil {
-		return nil, err
+	o, err := d.read()
+	return o.Peers, err
+}
+
+// reader is a backend that is read without wgctrl.
+type reader interface {
+	read() (state.ObservedDevice, error)
+}
+
+func (d *Device) read() (state.ObservedDevice, error) {
+	own, ok := d.backend.(reader)
+	if !ok {
+		dump, err := d.dump()
+		if err != nil {
+			return state.ObservedDevice{}, err
+		}
+		return observedDevice(dump), nil
 	}
-	return observedPeers(dump.Peers), nil
+	o, err := own.read()
+	if err != nil {
+		return state.ObservedDevice{}, fmt.Errorf("reading device %s: %w", d.name, err)
+	}
+	return o, nil
 }
 
 func (d *Device) dump() (*wgtypes.Device, error) {

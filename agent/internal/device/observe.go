@@ -36,10 +36,6 @@ func (d *Device) observeLink() (o state.Observed, err error) {
 	if o.Link.Routes, err = routes(link); err != nil {
 		return o, err
 	}
-	dump, err := d.dump()
-	if err != nil {
-		return o, err
-	}
-	o.Device = observedDevice(dump)
-	return o, nil
+	o.Device, err = d.read()
+	return o, err
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/conn"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
 // tunDevice is the kernel's side of a TUN link.
@@ -30,9 +32,10 @@ type userspace struct {
 	name string
 	log  *slog.Logger
 
-	device *wgdevice.Device // nil while closed
+	device atomic.Pointer[wgdevice.Device] // nil while closed
 	socket net.Listener
 	served chan struct{} // closed when nobody accepts on socket any more
+	peers  atomic.Int64  // how many there were the last time
 }
 
 func (u *userspace) plane() spec.DataPlane { return spec.Userspace }
@@ -68,8 +71,9 @@ func (u *userspace) open() (string, error) {
 		return "", errors.Join(err, link0.Close())
 	}
 	u.socket, u.served = socket, make(chan struct{})
-	u.device = wgdevice.NewDevice(link0, newBind(), wireguardLogger(u.log))
-	go serveUAPI(u.socket, u.device, u.served)
+	device := wgdevice.NewDevice(link0, newBind(), wireguardLogger(u.log))
+	u.device.Store(device)
+	go serveUAPI(u.socket, device, u.served)
 	return "wireguard-go over " + tunDevice, nil
 }
 
@@ -137,16 +141,31 @@ func (u *userspace) vacant(port uint16) error {
 
 // bind waits for what wireguard-go does by itself, some time after it hears
 // that the link is up, and learns whether it worked.
-func (u *userspace) bind() error { return u.device.Up() }
+func (u *userspace) bind() error { return u.device.Load().Up() }
+
+// read asks the device without the way around its socket.
+func (u *userspace) read() (state.ObservedDevice, error) {
+	device := u.device.Load()
+	if device == nil {
+		return state.ObservedDevice{}, fs.ErrClosed
+	}
+	r := newDumpReader(int(u.peers.Load()))
+	if err := device.IpcGetOperation(r); err != nil {
+		return state.ObservedDevice{}, err
+	}
+	o := r.result()
+	u.peers.Store(int64(len(o.Peers)))
+	return o, nil
+}
 
 func (u *userspace) close() error {
-	if u.device == nil {
+	device := u.device.Swap(nil)
+	if device == nil {
 		return nil
 	}
 	err := u.socket.Close() // removes the file too
 	<-u.served
-	u.device.Close() // and with the last descriptor the link goes
-	u.device = nil
+	device.Close() // and with the last descriptor the link goes
 	return err
 }
 
