@@ -31,6 +31,7 @@ const (
 	peers
 	configuredPeers
 	peerEvents
+	stoppedPackets
 	buildInfo
 	deviceInfo
 
@@ -64,6 +65,7 @@ func catalogue() []metric {
 		peers:            {"vpn_gateway_peers", gauge, "Number of peers on the device by state: connected (a handshake in the last 180 s), idle (session over, nothing to say), dead (the gateway calls and gets no answer), never (no handshake yet).", []string{"state"}},
 		configuredPeers:  {"vpn_gateway_configured_peers", gauge, "Number of peers in the configuration in force.", nil},
 		peerEvents:       {"vpn_gateway_peer_events_total", counter, "Number of peers seen to connect, disconnect or roam.", []string{"event"}},
+		stoppedPackets:   {"vpn_gateway_stopped_packets_total", counter, "Number of packets that the firewall stopped, by reason, since its table was last made anew.", []string{"reason"}},
 		buildInfo:        {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
 		deviceInfo:       {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
 

@@ -82,6 +82,7 @@ func (c *statusCollector) Describe(out chan<- *prometheus.Desc) {
 	for id, d := range c.descs {
 		switch {
 		case id == reloadDuration, id == runDuration, id == peerEvents: // of Instruments
+		case id == stoppedPackets: // of stoppedCollector
 		case id >= dumpOK: // of exposition
 		default:
 			out <- d

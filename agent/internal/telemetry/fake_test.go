@@ -79,6 +79,7 @@ func crowd(n int) (Status, map[key.Public]state.ObservedPeer) {
 func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPeer, err error) *metricsServer {
 	t.Helper()
 	reg := NewRegistry()
+	RegisterStopped(reg, func() (map[string]uint64, error) { return map[string]uint64{"spoofed": 3, "isolated": 0}, nil })
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
 		Status:   func() Status { return s },
