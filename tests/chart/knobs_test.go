@@ -39,6 +39,7 @@ const (
 // Every value of values.yaml has at least one line here; TestEveryValueIsAKnob
 // holds that. An empty want means that nothing is there.
 var knobs = []knob{
+	{"global.imageRegistry", "global: {imageRegistry: mirror.example.com}", deployment, gateway + ".image", "mirror.example.com/cloud-native-vpn/vpn-gateway:0.1.0"},
 	{"nameOverride", "nameOverride: vpn", deployment, ".metadata.labels.app\\.kubernetes\\.io/name", "vpn"},
 	{"nameOverride", "nameOverride: edge", "Deployment/vpn-gateway-edge", ".metadata.name", "vpn-gateway-edge"},
 	{"fullnameOverride", "fullnameOverride: edge", "ConfigMap/edge", ".metadata.name", "edge"},
@@ -76,6 +77,8 @@ var knobs = []knob{
 	{"ipv6.enabled", "ipv6: {enabled: true}", agentFile, ".routing.allowedDestinations", `[{"cidr":"0.0.0.0/0"},{"cidr":"::/0"}]`},
 	{"ipv6.enabled", "ipv6: {enabled: true}", deployment, pod + ".securityContext.sysctls", `[{"name":"net.ipv6.conf.all.forwarding","value":"1"}]`},
 	{"peers", "peers: [{name: a, publicKey: QvKKn80wnjCsBY/V1Rhi/AxziLFqKOAVoKZYWJM2Zxc=, addresses: [10.8.0.2], allowedIPs: [192.168.1.0/24], endpoint: 'a.example.com:1', persistentKeepalive: 25, allowedDestinations: []}]", agentFile, ".peers", `[{"addresses":["10.8.0.2"],"allowedDestinations":[],"allowedIPs":["192.168.1.0/24"],"endpoint":"a.example.com:1","name":"a","persistentKeepalive":25,"publicKey":"QvKKn80wnjCsBY/V1Rhi/AxziLFqKOAVoKZYWJM2Zxc="}]`},
+	{"peersFrom.existingSecrets", "peersFrom: {existingSecrets: [more, others]}", agentFile, ".peersFrom.existingSecrets", `["more","others"]`},
+	{"presharedKeys.existingSecrets", "presharedKeys: {existingSecrets: [psk]}", agentFile, ".presharedKeys.existingSecrets", `["psk"]`},
 	{"peersFrom.existingSecrets", "peersFrom: {existingSecrets: [more]}", deployment, gateway + ".volumeMounts[2].mountPath", "/etc/vpn-gateway/peers.d/more"},
 	{"presharedKeys.existingSecrets", "presharedKeys: {existingSecrets: [psk]}", deployment, gateway + ".volumeMounts[2].mountPath", "/etc/vpn-gateway/psk/psk"},
 
@@ -92,6 +95,7 @@ var knobs = []knob{
 	{"replicaCount", "replicaCount: 0", deployment, ".spec.replicas", "0"},
 	{"strategy", "strategy: {rollingUpdate: {maxSurge: 25%}}", deployment, ".spec.strategy.rollingUpdate.maxSurge", "25%"},
 	{"strategy", "strategy: {type: Recreate, rollingUpdate: null}", deployment, ".spec.strategy", `{"type":"Recreate"}`},
+	{"minReadySeconds", "minReadySeconds: 5", deployment, ".spec.minReadySeconds", "5"},
 	{"revisionHistoryLimit", "revisionHistoryLimit: 3", deployment, ".spec.revisionHistoryLimit", "3"},
 	{"terminationGracePeriodSeconds", "terminationGracePeriodSeconds: 90", deployment, pod + ".terminationGracePeriodSeconds", "90"},
 	{"logLevel", "logLevel: debug", deployment, gateway + ".args[4]", "--log-level=debug"},
@@ -105,6 +109,7 @@ var knobs = []knob{
 	{"resources", "resources: {requests: {cpu: 2}, limits: {memory: 1Gi}}", deployment, gateway + ".resources", `{"limits":{"memory":"1Gi"},"requests":{"cpu":2,"memory":"64Mi"}}`},
 	{"securityContext", "securityContext: {runAsGroup: 7}", deployment, gateway + ".securityContext.runAsGroup", "7"},
 	{"podSecurityContext", "podSecurityContext: {fsGroup: 7}", deployment, pod + ".securityContext", `{"fsGroup":7}`},
+	{"podAnnotations", "podAnnotations: {kubectl.kubernetes.io/default-container: sidecar}", deployment, ".spec.template.metadata.annotations.kubectl\\.kubernetes\\.io/default-container", "sidecar"},
 	{"podAnnotations", "podAnnotations: {a: b}", deployment, ".spec.template.metadata.annotations.a", "b"},
 	{"podLabels", "podLabels: {a: b}", deployment, ".spec.template.metadata.labels.a", "b"},
 	{"startupProbe", "startupProbe: {failureThreshold: 9}", deployment, gateway + ".startupProbe", `{"failureThreshold":9,"httpGet":{"path":"/healthz","port":"http"},"periodSeconds":1,"timeoutSeconds":2}`},
@@ -123,6 +128,8 @@ var knobs = []knob{
 	{"scheduling.deviceCount", "scheduling: {deviceResource: intel.com/vf, deviceCount: 2}", deployment, gateway + ".resources.limits", `{"intel.com/vf":2}`},
 	{"priorityClassName", "priorityClassName: high", deployment, pod + ".priorityClassName", "high"},
 	{"runtimeClassName", "runtimeClassName: kata", deployment, pod + ".runtimeClassName", "kata"},
+	{"schedulerName", "schedulerName: mine", deployment, pod + ".schedulerName", "mine"},
+	{"hostAliases", "hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]", deployment, pod + ".hostAliases", `[{"hostnames":["a"],"ip":"192.0.2.1"}]`},
 	{"dnsPolicy", "dnsPolicy: Default", deployment, pod + ".dnsPolicy", "Default"},
 	{"dnsConfig", "dnsConfig: {nameservers: [1.1.1.1]}", deployment, pod + ".dnsConfig.nameservers", `["1.1.1.1"]`},
 	{"extraVolumes", "extraVolumes: [{name: more, emptyDir: {}}]", deployment, pod + ".volumes[4].name", "more"},
@@ -147,6 +154,9 @@ var knobs = []knob{
 	{"service.labels", "service: {labels: {a: b}}", service, ".metadata.labels.a", "b"},
 	{"service.nodePort", "service: {nodePort: 31820}", service, ".spec.ports[0].nodePort", "31820"},
 	{"service.externalTrafficPolicy", "service: {externalTrafficPolicy: Cluster}", service, ".spec.externalTrafficPolicy", "Cluster"},
+	{"service.externalTrafficPolicy", "service: {type: ClusterIP, externalIPs: [203.0.113.2], externalTrafficPolicy: Cluster}", service, ".spec.externalTrafficPolicy", "Cluster"},
+	{"service.allocateLoadBalancerNodePorts", "service: {allocateLoadBalancerNodePorts: false}", service, ".spec.allocateLoadBalancerNodePorts", "false"},
+	{"service.healthCheckNodePort", "service: {healthCheckNodePort: 31822}", service, ".spec.healthCheckNodePort", "31822"},
 	{"service.sessionAffinity", "service: {sessionAffinity: None}", service, ".spec.sessionAffinity", "None"},
 	{"service.sessionAffinityConfig", "service: {sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}}", service, ".spec.sessionAffinityConfig.clientIP.timeoutSeconds", "60"},
 	{"service.loadBalancerClass", "service: {loadBalancerClass: example.com/lb}", service, ".spec.loadBalancerClass", "example.com/lb"},
@@ -162,7 +172,7 @@ var knobs = []knob{
 
 	{"podDisruptionBudget.enabled", "podDisruptionBudget: {enabled: false}", budget, ".metadata.name", ""},
 	{"podDisruptionBudget.minAvailable", "{replicaCount: 3, podDisruptionBudget: {minAvailable: 2}}", budget, ".spec.minAvailable", "2"},
-	{"podDisruptionBudget.minAvailable", "podDisruptionBudget: {minAvailable: 50%}", budget, ".spec.maxUnavailable", ""},
+	{"podDisruptionBudget.minAvailable", "{replicaCount: 2, podDisruptionBudget: {minAvailable: 50%}}", budget, ".spec.maxUnavailable", ""},
 	{"podDisruptionBudget.maxUnavailable", "podDisruptionBudget: {maxUnavailable: 25%}", budget, ".spec.maxUnavailable", "25%"},
 	{"podDisruptionBudget.unhealthyPodEvictionPolicy", "podDisruptionBudget: {unhealthyPodEvictionPolicy: IfHealthyBudget}", budget, ".spec.unhealthyPodEvictionPolicy", "IfHealthyBudget"},
 	{"autoscaling.enabled", "autoscaling: {enabled: true}", deployment, ".spec.replicas", ""},

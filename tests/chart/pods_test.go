@@ -240,6 +240,10 @@ func TestHelpersAreRestricted(t *testing.T) {
 			t.Errorf("%s: security context (-want +got):\n%s", name, diff)
 		}
 	}
+	// a restart every five minutes, in the end: hours without the API server
+	if limit := ptr.Deref(job.Spec.BackoffLimit, 6); limit < 50 || job.Spec.Template.Spec.RestartPolicy != corev1.RestartPolicyOnFailure {
+		t.Errorf("the Job gives up after %d restarts (policy %s)", limit, job.Spec.Template.Spec.RestartPolicy)
+	}
 	if job.Spec.TTLSecondsAfterFinished != nil || len(job.Annotations) != 0 {
 		t.Errorf("the Job is cleaned up or a hook: ttl %v, annotations %v", job.Spec.TTLSecondsAfterFinished, job.Annotations)
 	}

@@ -40,7 +40,35 @@ var refusals = []refusal{
 	}},
 
 	{"IPv6 without its switch", "server: {addresses: ['fd00:8::1/64']}", []string{
-		`server.addresses ["fd00:8::1/64"] has an IPv6 network, but ipv6.enabled is false; set it to true or remove the network`,
+		`server.addresses[0] "fd00:8::1/64" is IPv6, but ipv6.enabled is false; set it to true or remove the network`,
+	}},
+	{"IPv6 without its switch, everywhere", "{routing: {routes: ['fd00::/8'], dns: ['fd00::53'], allowedDestinations: [{cidr: '::/0'}]}, peers: [{name: a, publicKey: " + aliceKey + ", addresses: ['fd00:8::2'], allowedIPs: ['fd00:9::/64'], allowedDestinations: [{cidr: 'fd00:1::/64'}]}]}", []string{
+		`routing.routes[0] "fd00::/8" is IPv6, but ipv6.enabled is false; set it to true or remove the network`,
+		`routing.allowedDestinations[0].cidr "::/0" is IPv6, but ipv6.enabled is false; set it to true or remove the network`,
+		`peers[0].addresses[0] "fd00:8::2" is IPv6, but ipv6.enabled is false; set it to true or remove the address`,
+		`peers[0].allowedIPs[0] "fd00:9::/64" is IPv6, but ipv6.enabled is false; set it to true or remove the network`,
+		`peers[0].allowedDestinations[0].cidr "fd00:1::/64" is IPv6, but ipv6.enabled is false; set it to true or remove the network`,
+	}},
+	{"MTU too small for IPv6", "{ipv6: {enabled: true}, server: {mtu: 1279}}", []string{
+		"server.mtu 1279 is less than IPv6 needs; write 1280 or more, or 0 to have it derived",
+	}},
+	{"addresses that are none", "{server: {addresses: [10.8.0.256/24]}, routing: {routes: [10.0.0.0/33, 10.0.0.0/08], dns: [1.1.1.300, 'fd00:::1']}, peers: [{name: a, publicKey: " + aliceKey + ", addresses: [10.8.0.999]}], service: {loadBalancerSourceRanges: [300.0.0.0/8, '2001:db8::/129'], externalIPs: [1.2.3.400]}}", []string{
+		`server.addresses[0] "10.8.0.256/24" is no IPv4 network; write it like 10.0.0.0/8, with a length up to 32`,
+		`routing.routes[0] "10.0.0.0/33" is no IPv4 network; write it like 10.0.0.0/8, with a length up to 32`,
+		`routing.routes[1] "10.0.0.0/08" is no IPv4 network; write it like 10.0.0.0/8, with a length up to 32`,
+		`routing.dns[0] "1.1.1.300" is no IPv4 address; write it like 10.8.0.2`,
+		`routing.dns[1] "fd00:::1" is no IPv6 address; write it like fd00:8::2`,
+		`service.loadBalancerSourceRanges[0] "300.0.0.0/8" is no IPv4 network; write it like 10.0.0.0/8, with a length up to 32`,
+		`service.loadBalancerSourceRanges[1] "2001:db8::/129" is no IPv6 network; write it like fd00:8::/64, with a length up to 128`,
+		`service.externalIPs[0] "1.2.3.400" is no IPv4 address; write it like 10.8.0.2`,
+		`peers[0].addresses[0] "10.8.0.999" is no IPv4 address; write it like 10.8.0.2`,
+	}},
+	{"ports", "routing: {allowedDestinations: [{cidr: 10.0.0.0/8, ports: [443]}, {cidr: 10.0.0.0/8, protocol: icmp, ports: [1-2]}, {cidr: 10.0.0.0/8, protocol: tcp, ports: [8080-8000, '0', 1-65536, 53, '53', 1-65535]}]}", []string{
+		`routing.allowedDestinations[0].ports [443] cannot go with protocol any; set protocol to tcp or udp (an entry each for both), or remove the ports`,
+		`routing.allowedDestinations[1].ports ["1-2"] cannot go with protocol icmp; set protocol to tcp or udp (an entry each for both), or remove the ports`,
+		`routing.allowedDestinations[2].ports[0] "8080-8000" is no port and no range; write 443 or "8000-8080", from 1 to 65535`,
+		`routing.allowedDestinations[2].ports[1] "0" is no port and no range; write 443 or "8000-8080", from 1 to 65535`,
+		`routing.allowedDestinations[2].ports[2] "1-65536" is no port and no range; write 443 or "8000-8080", from 1 to 65535`,
 	}},
 	{"both monitors", "metrics: {serviceMonitor: {enabled: true}, podMonitor: {enabled: true}}", []string{
 		"metrics.serviceMonitor.enabled and metrics.podMonitor.enabled are both true, and every sample would be counted twice; set one of them to false",
@@ -70,6 +98,9 @@ var refusals = []refusal{
 		`peers[1].name "a" is that of peers[0] too; give each peer a name of its own`,
 		`peers[1].publicKey "` + aliceKey + `" is that of peers[0] too; give each peer a key of its own`,
 	}},
+	{"peer of no address", "peers: [{name: a, publicKey: " + aliceKey + "}]", []string{
+		`peers[0] "a" has neither addresses nor allowedIPs; give it an address out of server.addresses`,
+	}},
 	{"pre-shared key in values", "peers: [{name: a, publicKey: " + aliceKey + ", addresses: [10.8.0.2], presharedKey: " + bobKey + "}]", []string{
 		`peers[0].presharedKey is a secret, and values are none: they end in the release, in Git and in logs; put it into a Secret under the key "a" and name that Secret in presharedKeys.existingSecrets`,
 	}},
@@ -77,10 +108,12 @@ var refusals = []refusal{
 		`peers[0].endpoint "example.com" has no port; write it as host:port, such as 203.0.113.1:51820`,
 	}},
 
-	{"load balancer's fields", "service: {type: NodePort, loadBalancerClass: a, loadBalancerIP: 203.0.113.1, loadBalancerSourceRanges: [198.51.100.0/24]}", []string{
+	{"load balancer's fields", "service: {type: NodePort, allocateLoadBalancerNodePorts: false, healthCheckNodePort: 31822, loadBalancerClass: a, loadBalancerIP: 203.0.113.1, loadBalancerSourceRanges: [198.51.100.0/24]}", []string{
+		"service.allocateLoadBalancerNodePorts false is for type LoadBalancer only; set service.type=LoadBalancer or remove it",
 		`service.loadBalancerClass "a" is for type LoadBalancer only; set service.type=LoadBalancer or remove it`,
 		`service.loadBalancerIP "203.0.113.1" is for type LoadBalancer only; set service.type=LoadBalancer or remove it`,
 		`service.loadBalancerSourceRanges ["198.51.100.0/24"] is for type LoadBalancer only; set service.type=LoadBalancer or remove it`,
+		"service.healthCheckNodePort 31822 is for type LoadBalancer with externalTrafficPolicy Local only; set these or remove it",
 	}},
 	{"node ports of a ClusterIP", "service: {type: ClusterIP, nodePort: 31820, health: {nodePort: 31821}}", []string{
 		"service.health.nodePort 31821 is not for type ClusterIP; set service.type=NodePort or remove it",
@@ -101,6 +134,9 @@ var refusals = []refusal{
 	}},
 	{"budget of all", "podDisruptionBudget: {minAvailable: 100%}", []string{
 		`podDisruptionBudget.minAvailable "100%" lets none of 1 Pods go and so blocks every node drain; set podDisruptionBudget.maxUnavailable=1 instead`,
+	}},
+	{"budget of most, rounded up to all", "podDisruptionBudget: {minAvailable: 50%}", []string{
+		`podDisruptionBudget.minAvailable "50%" lets none of 1 Pods go and so blocks every node drain; set podDisruptionBudget.maxUnavailable=1 instead`,
 	}},
 	{"budget as large as the autoscaler's least", "{autoscaling: {enabled: true, minReplicas: 2}, podDisruptionBudget: {minAvailable: 2}}", []string{
 		"podDisruptionBudget.minAvailable 2 lets none of 2 Pods go and so blocks every node drain; set podDisruptionBudget.maxUnavailable=1 instead",
@@ -276,7 +312,7 @@ func TestMisspeltKeys(t *testing.T) {
 	}
 	// Shapes of Kubernetes's own, and free maps of strings.
 	open := []string{
-		"commonLabels", "commonAnnotations", "strategy", "resources.requests", "securityContext", "podSecurityContext",
+		"global", "commonLabels", "commonAnnotations", "strategy", "resources.requests", "securityContext", "podSecurityContext",
 		"podAnnotations", "podLabels", "lifecycle", "nodeSelector", "affinity", "dnsConfig", "serviceAccount.annotations",
 		"keyJob.resources.requests", "keyJob.podAnnotations", "keyJob.podLabels", "service.annotations", "service.labels",
 		"service.sessionAffinityConfig", "autoscaling.behavior", "metrics.serviceMonitor.labels",

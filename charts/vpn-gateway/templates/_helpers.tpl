@@ -18,8 +18,8 @@
 
 {{/* Labels that select the gateway's Pods. They never change: a Deployment's selector cannot. */}}
 {{- define "vpn-gateway.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "vpn-gateway.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "vpn-gateway.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{/*
@@ -40,7 +40,7 @@ replaces no Pod. Takes root, labels and role (see nameLabels).
 */}}
 {{- define "vpn-gateway.podLabels" -}}
 {{- $labels := include "vpn-gateway.nameLabels" . | fromYaml -}}
-{{- toYaml (merge $labels (deepCopy .labels) (deepCopy .root.Values.commonLabels)) -}}
+{{- toYaml (merge $labels (deepCopy (.labels | default dict)) (deepCopy (.root.Values.commonLabels | default dict))) -}}
 {{- end -}}
 
 {{/*
@@ -57,11 +57,11 @@ role (see nameLabels), component (a label), labels and annotations.
 {{- with .component -}}
 {{- $_ := set $labels "app.kubernetes.io/component" . -}}
 {{- end -}}
-name: {{ .name | default (printf "%s%s" (include "vpn-gateway.fullname" $root) $suffix) }}
-namespace: {{ .namespace | default (include "vpn-gateway.namespace" $root) }}
+name: {{ .name | default (printf "%s%s" (include "vpn-gateway.fullname" $root) $suffix) | quote }}
+namespace: {{ .namespace | default (include "vpn-gateway.namespace" $root) | quote }}
 labels:
-  {{- toYaml (merge $labels (deepCopy (.labels | default dict)) (deepCopy $root.Values.commonLabels)) | nindent 2 }}
-{{- with merge (deepCopy (.annotations | default dict)) (deepCopy $root.Values.commonAnnotations) }}
+  {{- toYaml (merge $labels (deepCopy (.labels | default dict)) (deepCopy ($root.Values.commonLabels | default dict))) | nindent 2 }}
+{{- with merge (deepCopy (.annotations | default dict)) (deepCopy ($root.Values.commonAnnotations | default dict)) }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -69,7 +69,7 @@ annotations:
 
 {{- define "vpn-gateway.image" -}}
 {{- $image := .Values.image -}}
-{{- with $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
+{{- with (.Values.global | default dict).imageRegistry | default $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
 {{- if or $image.tag (not $image.digest) }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
 {{- with $image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
@@ -128,8 +128,10 @@ annotations:
 
 {{/*
 The agent's gateway.yaml: the sections of the values field for field, less what the agent
-gets in another way. Nobody naming the allowed destinations means everywhere. What the agent
-insists on comes last: a file that somebody cut short has peers missing, and must not pass.
+gets in another way. Nobody naming the allowed destinations means everywhere. The Secrets are
+named although they are mounted: a Pod of an older revision has this file, and not the mounts
+of Secrets that were added since; so it can tell. What the agent insists on comes last: a
+file that somebody cut short has peers missing, and must not pass.
 */}}
 {{- define "vpn-gateway.gatewayConfig" -}}
 {{- $routing := deepCopy .Values.routing -}}
@@ -150,6 +152,10 @@ peers:
 {{- range .Values.peers }}
 - {{ toYaml . | indent 2 | trim }}
 {{- else }} []
+{{- end }}
+{{- range $section := list "peersFrom" "presharedKeys" }}
+{{ $section }}:
+  existingSecrets: {{ (get $.Values $section).existingSecrets | default list | toJson }}
 {{- end }}
 routing:
   {{- toYaml $routing | nindent 2 }}

@@ -9,13 +9,15 @@
 {{- with .Values.scheduling.deviceResource -}}
 {{- $_ := set $devices . (int $.Values.scheduling.deviceCount) -}}
 {{- end -}}
-{{- $resources := deepCopy .Values.resources -}}
+{{- $resources := deepCopy (.Values.resources | default dict) -}}
 {{- if $devices -}}
 {{- range $section := list "limits" "requests" -}}
 {{- $_ := set $resources $section (merge (deepCopy $devices) (get $resources $section | default dict)) -}}
 {{- end -}}
 {{- end -}}
+{{- if $resources -}}
 {{- toYaml $resources -}}
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -23,7 +25,7 @@ Security context of the Pod. IPv6 forwarding has no per-device switch by netlink
 takes the one sysctl; IPv4 takes none.
 */}}
 {{- define "vpn-gateway.podSecurityContext" -}}
-{{- $context := deepCopy .Values.podSecurityContext -}}
+{{- $context := deepCopy (.Values.podSecurityContext | default dict) -}}
 {{- if .Values.ipv6.enabled -}}
 {{- $forwarding := dict "name" "net.ipv6.conf.all.forwarding" "value" "1" -}}
 {{- $others := list -}}
@@ -44,7 +46,7 @@ Affinity: that of the values and the SR-IOV label. Terms of a required node affi
 alternatives, so the label is added to each of them; preferred ones add up.
 */}}
 {{- define "vpn-gateway.affinity" -}}
-{{- $affinity := deepCopy .Values.affinity -}}
+{{- $affinity := deepCopy (.Values.affinity | default dict) -}}
 {{- $capable := dict "key" "feature.node.kubernetes.io/network-sriov.capable" "operator" "In" "values" (list "true") -}}
 {{- $node := $affinity.nodeAffinity | default dict -}}
 {{- if eq (toString .Values.scheduling.sriov) "preferred" -}}
@@ -84,15 +86,19 @@ rollout only. A constraint without selector gets the gateway's.
 {{- end -}}
 {{- end -}}
 
-{{/* Annotations of the Pod, the Multus networks among them. */}}
+{{/*
+Annotations of the Pod, the Multus networks among them. The first one has what a running
+agent cannot take up, so that a change of it makes a new Pod; nobody may set it to something
+else.
+*/}}
 {{- define "vpn-gateway.podAnnotations" -}}
-{{- $annotations := deepCopy .Values.podAnnotations -}}
+{{- $device := dict "cloud-native-vpn.github.io/device" (printf "%s %s" .Values.server.interface .Values.server.dataPlane) -}}
+{{- $default := dict "kubectl.kubernetes.io/default-container" "gateway" -}}
+{{- $annotations := merge $device (deepCopy (.Values.podAnnotations | default dict)) $default -}}
 {{- with .Values.scheduling.networks -}}
 {{- $_ := set $annotations "k8s.v1.cni.cncf.io/networks" . -}}
 {{- end -}}
-{{- if $annotations -}}
 {{- toYaml $annotations -}}
-{{- end -}}
 {{- end -}}
 
 {{/*
@@ -100,7 +106,8 @@ Spec of the Job that makes the key. It is a named template because the Job's nam
 of it: a Job cannot be changed, only followed by another.
 */}}
 {{- define "vpn-gateway.keyJobSpec" -}}
-backoffLimit: 6
+# restarts, five minutes apart in the end: hours without the API server are sat out
+backoffLimit: 100
 template:
   metadata:
     labels:
@@ -110,7 +117,7 @@ template:
       {{- toYaml . | nindent 6 }}
     {{- end }}
   spec:
-    serviceAccountName: {{ include "vpn-gateway.keyServiceAccountName" . }}
+    serviceAccountName: {{ include "vpn-gateway.keyServiceAccountName" . | quote }}
     automountServiceAccountToken: true
     enableServiceLinks: false
     restartPolicy: OnFailure
@@ -126,7 +133,7 @@ template:
         type: RuntimeDefault
     containers:
     - name: keys
-      image: {{ include "vpn-gateway.image" . }}
+      image: {{ include "vpn-gateway.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args:
       - keys
@@ -140,8 +147,10 @@ template:
         capabilities:
           drop:
           - ALL
+      {{- with .Values.keyJob.resources }}
       resources:
-        {{- toYaml .Values.keyJob.resources | nindent 8 }}
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
     {{- with .Values.nodeSelector }}
     nodeSelector:
       {{- toYaml . | nindent 6 }}

@@ -24,13 +24,6 @@ field and its value and ends with the fix.
 {{- end -}}
 {{- end -}}
 
-{{/* "true" for an IPv4 address, else empty. Takes a string. */}}
-{{- define "vpn-gateway.isIPv4" -}}
-{{- if regexMatch "^((25[0-5]|(2[0-4]|1[0-9]|[1-9])?[0-9])(\\.|$)){4}$" (printf "%s" .) -}}
-{{- if not (hasSuffix "." .) }}true{{ end -}}
-{{- end -}}
-{{- end -}}
-
 {{/*
 "true" for a DNS name (RFC 1123), else empty. Its last label begins with a letter, so that a
 mistyped address does not pass for one. Takes a string.
@@ -43,26 +36,9 @@ mistyped address does not pass for one. Takes a string.
 {{- end -}}
 
 {{/*
-"true" for an IPv6 address (RFC 4291, section 2.2), else empty: eight groups of hex digits,
-or fewer with one "::" in place of the missing ones. An IPv4 tail counts as two. Takes a string.
-*/}}
-{{- define "vpn-gateway.isIPv6" -}}
-{{- $tail := regexFind "[0-9]+\\.[0-9.]+$" . -}}
-{{- $address := empty $tail | ternary . (printf "%s0:0" (trimSuffix $tail .)) -}}
-{{- $gap := contains "::" $address -}}
-{{- $groups := regexSplit "::?" $address -1 | compact -}}
-{{- $form := regexMatch "^(::)?([0-9A-Fa-f]{1,4}::?)*([0-9A-Fa-f]{1,4})?$" $address -}}
-{{- $once := le (len (splitList "::" $address)) 2 -}}
-{{- $ends := or $gap (not (hasSuffix ":" $address)) -}}
-{{- $single := not (regexMatch "[^:]:$" $address) -}}
-{{- $count := $gap | ternary (le (len $groups) 7) (eq (len $groups) 8) -}}
-{{- $tailGood := or (empty $tail) (include "vpn-gateway.isIPv4" $tail) -}}
-{{- if and $form $once $ends $single $count $tailGood }}true{{ end -}}
-{{- end -}}
-
-{{/*
 Faults of the peers, one to a line: what occurs twice, keys that do not belong here, and
-endpoints. The addresses are the agent's to judge: it sees those in the Secrets too.
+addresses that are none. Whether they overlap is the agent's to judge: it sees those in the
+Secrets too.
 */}}
 {{- define "vpn-gateway.peerFaults" -}}
 {{- $names := dict -}}
@@ -82,6 +58,12 @@ endpoints. The addresses are the agent's to judge: it sees those in the Secrets 
 {{- if hasKey $peer "presharedKey" }}
 {{ $path }}.presharedKey is a secret, and values are none: they end in the release, in Git and in logs; put it into a Secret under the key {{ $peer.name | quote }} and name that Secret in presharedKeys.existingSecrets
 {{- end -}}
+{{- if not (or $peer.addresses $peer.allowedIPs) }}
+{{ $path }} {{ $peer.name | quote }} has neither addresses nor allowedIPs; give it an address out of server.addresses
+{{- end }}
+{{- include "vpn-gateway.addressFaults" (dict "root" $ "field" (printf "%s.addresses" $path) "list" $peer.addresses) }}
+{{- include "vpn-gateway.networkFaults" (dict "root" $ "field" (printf "%s.allowedIPs" $path) "list" $peer.allowedIPs) }}
+{{- include "vpn-gateway.destinationFaults" (dict "root" $ "field" (printf "%s.allowedDestinations" $path) "list" $peer.allowedDestinations) }}
 {{- with $peer.endpoint -}}
 {{- with include "vpn-gateway.endpointFault" (dict "field" (printf "%s.endpoint" $path) "value" .) }}
 {{ . }}
@@ -94,10 +76,15 @@ endpoints. The addresses are the agent's to judge: it sees those in the Secrets 
 {{- define "vpn-gateway.serviceFaults" -}}
 {{- $service := .Values.service -}}
 {{- if ne $service.type "LoadBalancer" -}}
-{{- range list "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" -}}
-{{- if get $service . }}
+{{- range list "allocateLoadBalancerNodePorts" "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" -}}
+{{- if or (get $service .) (kindIs "bool" (get $service .)) }}
 service.{{ . }} {{ get $service . | toJson }} is for type LoadBalancer only; set service.type=LoadBalancer or remove it
 {{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if not (and (eq $service.type "LoadBalancer") (eq $service.externalTrafficPolicy "Local")) -}}
+{{- with int $service.healthCheckNodePort }}
+service.healthCheckNodePort {{ . }} is for type LoadBalancer with externalTrafficPolicy Local only; set these or remove it
 {{- end -}}
 {{- end -}}
 {{- if eq $service.type "ClusterIP" -}}
@@ -118,7 +105,7 @@ service.{{ . }} {{ get $service . | toJson }} is for type LoadBalancer only; set
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
 autoscaling.minReplicas {{ int $scaling.minReplicas }} is greater than autoscaling.maxReplicas {{ int $scaling.maxReplicas }}; raise the one or lower the other
 {{- end -}}
-{{- if and (not $scaling.metrics) (not (dig "requests" "cpu" "" .Values.resources)) }}
+{{- if and (not $scaling.metrics) (not (dig "requests" "cpu" "" (.Values.resources | default dict))) }}
 autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, or autoscaling.metrics
 {{- end -}}
 {{- end -}}
@@ -129,7 +116,11 @@ autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage
 {{- if not (or (kindIs "invalid" $min) (kindIs "invalid" $max)) }}
 podDisruptionBudget has both minAvailable {{ toJson $min }} and maxUnavailable {{ toJson $max }}, and Kubernetes takes one; remove one
 {{- end -}}
-{{- if and (not (kindIs "invalid" $min)) (or (eq (toString $min) "100%") (and (gt $replicas 0) (not (hasSuffix "%" (toString $min))) (ge (int $min) $replicas))) }}
+{{- $least := int $min -}}
+{{- if hasSuffix "%" (toString $min) -}}
+{{- $least = div (add (mul $replicas (toString $min | trimSuffix "%" | int)) 99) 100 | int -}}
+{{- end -}}
+{{- if and (gt $replicas 0) (ge $least $replicas) }}
 podDisruptionBudget.minAvailable {{ toJson $min }} lets none of {{ $replicas }} Pods go and so blocks every node drain; set podDisruptionBudget.maxUnavailable=1 instead
 {{- end -}}
 {{- if and (not (kindIs "invalid" $max)) (has (toString $max) (list "0" "0%")) }}
@@ -147,7 +138,7 @@ the name of all objects would be {{ $name | quote }}, which no Service can have;
 {{- $reserved := include "vpn-gateway.selectorLabels" . | fromYaml | keys | sortAlpha -}}
 {{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "service.labels" .Values.service.labels -}}
 {{- range $reserved -}}
-{{- if hasKey $labels . }}
+{{- if hasKey ($labels | default dict) . }}
 {{ $path }} has {{ . }}, by which the gateway's Pods are selected; remove it (nameOverride changes the name)
 {{- end -}}
 {{- end -}}
