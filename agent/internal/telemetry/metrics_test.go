@@ -85,6 +85,8 @@ var wantRegistry = []string{
 	`vpn_gateway_ready 1`,
 	`vpn_gateway_run_duration_seconds_sum 0`,
 	`vpn_gateway_run_duration_seconds_count 0`,
+	`vpn_gateway_stopped_packets_total{reason="isolated"} 0`,
+	`vpn_gateway_stopped_packets_total{reason="spoofed"} 3`,
 	`wireguard_device_info{device="wg0",public_key="CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="} 1`,
 }
 
