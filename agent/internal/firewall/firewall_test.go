@@ -320,6 +320,10 @@ func TestDeltasAddUp(t *testing.T) {
 			{destination("10.0.0.0/8", spec.TCP, 1, 7, 9, 70), destination("10.1.0.0/16", spec.AnyProtocol)},
 			{destination("255.255.255.255/32", spec.UDP, 65535, 65535), destination("ffff::/16", spec.ICMP)},
 		}
+		for range 10 {
+			port := uint16(rnd.IntN(100))
+			policies = append(policies, []spec.Destination{destination("10.0.0.0/8", spec.TCP, port, port), destination("fd00::/8", spec.UDP, port, port+1)})
+		}
 		for i, p := range pool {
 			if rnd.IntN(2) == 0 {
 				s.Peers = append(s.Peers, peer(fmt.Sprintf("peer%d", i), policies[rnd.IntN(len(policies))], p))
@@ -457,7 +461,7 @@ func TestCapability(t *testing.T) {
 		}
 		_, err := New()
 		if !errors.Is(err, os.ErrPermission) {
-			return fmt.Errorf("New without capabilities: %v, want permission denied", err)
+			return fmt.Errorf("New without capabilities, want permission denied: %w", err)
 		}
 		return nil
 	})

@@ -233,7 +233,8 @@ func TestDeltas(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)
 			r.apply(t, nil, begin)
-			r.expect(t, "a flow before the change", tunnel, flow, toCluster)
+			first := r.expect(t, "a flow before the change", tunnel, flow, toCluster)
+			r.expect(t, "its answer", cluster, response(first), toTunnel)
 			end := snapshot(func(s *spec.Snapshot) { withIPv6(s); tc.change(s) })
 			if p := r.apply(t, begin, end); p.Replace {
 				t.Fatalf("the change made the table anew")
@@ -325,15 +326,19 @@ func TestStopped(t *testing.T) {
 	r.apply(t, nil, snapshot(nil))
 	for _, p := range []packet{
 		udp(nobody4, host4, 1), ping(nobody4, gatewayTunnel4), udp(alice4, web4, 1), udp(alice4, web4, 2), udp(alice4, web4, 3),
-		udp(alice4, bob4, 1), udp(alice4, gatewayTunnel4, 8080), flags(tcp(alice4, host4, 1), syn|fin), udp(alice6, host6, 1),
+		udp(alice4, bob4, 1), udp(alice4, gatewayTunnel4, 8080), flags(tcp(alice4, host4, 1), syn|fin), udp(alice6, host6, 1), ping(alice6, gatewayTunnel6),
 	} {
 		r.send(t, tunnel, p)
 	}
 	r.send(t, cluster, udp(alice4, gatewayUplink4, 8080))
 	r.send(t, cluster, udp(alice4, bob4, 8080))
 	got := r.stopped(t)
-	want := map[Reason]uint64{Spoofed: 4, Destination: 3, Isolated: 1, Gateway: 1, Invalid: 1, IPv6: 1}
+	want := map[Reason]uint64{Spoofed: 4, Destination: 3, Isolated: 1, Gateway: 1, Invalid: 1, IPv6: 2}
 	for _, reason := range Reasons() {
+		// The gateway's kernel announces itself over IPv6 whenever it likes.
+		if reason == IPv6 && got[reason] > want[reason] {
+			continue
+		}
 		if got[reason] != want[reason] {
 			t.Errorf("%s: %d packets, want %d", reason, got[reason], want[reason])
 		}

@@ -104,6 +104,8 @@ func TestSockets(t *testing.T) {
 		{"peer to cluster, IPv6, UDP", "udp", inside6, r.peers},
 		{"cluster to peer", "tcp", outside, r.cluster},
 		{"cluster to peer, UDP", "udp", outside, r.cluster},
+		{"gateway to peer", "tcp", outside, r.gateway},
+		{"gateway to peer, UDP", "udp", outside, r.gateway},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c, err := tc.from.dial(tc.network, tc.where)
@@ -121,6 +123,19 @@ func TestSockets(t *testing.T) {
 			}
 		})
 	}
+	t.Run("an error reaches the gateway", func(t *testing.T) {
+		c, err := r.gateway.dial("udp", net.JoinHostPort(alice4, "9"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		if _, err := c.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Read(make([]byte, 8)); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("UDP: %v, want %v", err, syscall.ECONNREFUSED)
+		}
+	})
 	t.Run("rejected", func(t *testing.T) {
 		for network, where := range map[string]string{"tcp4": "10.96.0.1:80", "tcp6": "[fd00:96::1]:80"} {
 			_, err := r.peers.dial(network, where)
@@ -140,6 +155,23 @@ func TestSockets(t *testing.T) {
 			t.Errorf("UDP: %v, want %v", err, syscall.EHOSTUNREACH)
 		}
 	})
+}
+
+// TestGatewayWithoutIPv6: the gateway itself sends no IPv6 into the tunnel.
+func TestGatewayWithoutIPv6(t *testing.T) {
+	r := newRig(t)
+	r.apply(t, nil, snapshot(nil))
+	c, err := r.gateway.dial("udp", net.JoinHostPort(alice6, "1234"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if _, err := c.Write([]byte("hello")); !errors.Is(err, syscall.EPERM) {
+		t.Errorf("sent: %v, want %v", err, syscall.EPERM)
+	}
+	if r.stopped(t)[IPv6] == 0 {
+		t.Error("not counted")
+	}
 }
 
 // TestNoPacketLost: an allowed flow notices nothing while the table is changed
@@ -164,81 +196,87 @@ func TestNoPacketLost(t *testing.T) {
 	r.apply(t, nil, begin)
 	where := r.cluster.echo(t, host4)
 
-	stop, stopped := make(chan struct{}), make(chan int)
-	go func() {
-		rounds := 0
-		defer func() { stopped <- rounds }()
-		for {
-			select {
-			case <-stop:
-				return
-			default:
+	for name, stream := range map[string]func(testing.TB, net.Conn, <-chan struct{}){"tcp": upload, "udp": volley} {
+		t.Run(name, func(t *testing.T) {
+			c, err := r.peers.dial(name, where)
+			if err != nil {
+				t.Fatal(err)
 			}
-			r.apply(t, nil, begin) // as an agent does that has been restarted
-			r.apply(t, begin, more)
-			r.apply(t, more, other)
-			r.apply(t, other, begin)
-			rounds++
-		}
-	}()
-	t.Run("TCP", func(t *testing.T) { upload(t, r, where) })
-	t.Run("UDP", func(t *testing.T) { volley(t, r, where) })
-	close(stop)
-	if rounds := <-stopped; rounds < 2 {
-		t.Errorf("only %d rounds of changes in the meantime: this proves nothing", rounds)
+			defer func() { _ = c.Close() }()
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for range 5 {
+					r.apply(t, nil, begin) // as an agent does that has been restarted
+					r.apply(t, begin, more)
+					r.apply(t, more, other)
+					r.apply(t, other, begin)
+				}
+			}()
+			stream(t, c, done)
+			<-done
+		})
 	}
 }
 
-// upload sends a few megabytes and compares what comes back.
-func upload(t *testing.T, r *rig, where string) {
-	c, err := r.peers.dial("tcp", where)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
-	said := make([]byte, 16<<20)
-	_, _ = rand.Read(said)
-	wrote := make(chan error, 1)
-	go func() {
-		_, err := c.Write(said)
-		wrote <- err
-	}()
-	heard := make([]byte, len(said))
-	if _, err := io.ReadFull(c, heard); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-wrote; err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(said, heard) {
-		t.Error("what came back is not what was sent")
+// upload sends megabytes and compares what comes back, until done.
+func upload(t testing.TB, c net.Conn, done <-chan struct{}) {
+	said, heard := make([]byte, 1<<20), make([]byte, 1<<20)
+	_, _ = rand.Read(said) // never fails
+	for {
+		select {
+		case <-done:
+			return
+		default:
+		}
+		wrote := make(chan error, 1)
+		go func() {
+			_, err := c.Write(said)
+			wrote <- err
+		}()
+		if _, err := io.ReadFull(c, heard); err != nil {
+			t.Errorf("read: %v", err)
+			return
+		}
+		if err := <-wrote; err != nil {
+			t.Errorf("write: %v", err)
+			return
+		}
+		if !bytes.Equal(said, heard) {
+			t.Error("what came back is not what was sent")
+			return
+		}
 	}
 }
 
 // volley sends packets by the handful, so that no queue overflows, and waits
-// for each handful's answers.
-func volley(t *testing.T, r *rig, where string) {
-	const handfuls, handful = 1500, 16
-	c, err := r.peers.dial("udp", where)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }()
+// for each handful's answers, until done.
+func volley(t testing.TB, c net.Conn, done <-chan struct{}) {
+	const handful = 16
 	buffer := make([]byte, 64)
-	for i := range handfuls {
+	for i := 0; ; i++ {
+		select {
+		case <-done:
+			return
+		default:
+		}
 		for j := range handful {
 			if _, err := fmt.Fprintf(c, "%d.%d", i, j); err != nil {
-				t.Fatal(err)
+				t.Errorf("send: %v", err)
+				return
 			}
 		}
 		for range handful {
 			if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
-				t.Fatal(err)
+				t.Errorf("deadline: %v", err)
+				return
 			}
 			if _, err := c.Read(buffer); errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Fatalf("a packet of handful %d was lost", i)
+				t.Errorf("a packet of handful %d was lost", i)
+				return
 			} else if err != nil {
-				t.Fatal(err)
+				t.Errorf("receive: %v", err)
+				return
 			}
 		}
 	}

@@ -218,7 +218,7 @@ func (s switches) postrouting(at slot) chain {
 	if s.masquerade {
 		for _, match := range s.fromPeers(at) {
 			// By whichever device the route leads to.
-			c.add("routing.masquerade", seq(notOutBy(s.tunnel), notOutBy("lo"), match, unmark(), []expr.Any{&expr.Masq{}}))
+			c.add("routing.masquerade", seq(notOutBy(s.tunnel), match, unmark(), []expr.Any{&expr.Masq{}}))
 		}
 	}
 	return c
