@@ -97,6 +97,7 @@ func startCluster(t *testing.T) *cluster {
 	c.becomeRouter(t)
 	took := c.run(t, command{args: []string{c.program, "load", archive}, watched: true}).took
 	c.times.add("cluster", "image loaded into every node", took)
+	c.defineMonitors(t)
 	c.startEcho(t)
 	return c
 }

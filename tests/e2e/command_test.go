@@ -146,15 +146,19 @@ func eventually(t *testing.T, what string, f func(ctx context.Context) (ok bool,
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
+	last := ""
 	for {
 		ok, detail := f(ctx)
 		if ok {
 			return
 		}
+		if ctx.Err() == nil { // else it is that
+			last = detail
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("waiting for %s: not within %s: %s", what, patience, detail)
+			t.Fatalf("waiting for %s: not within %s: %s", what, patience, last)
 		}
 	}
 }

@@ -190,8 +190,6 @@ func ofScenario(o *unstructured.Unstructured) bool {
 	switch o.GetKind() {
 	case "Namespace":
 		return o.GetLabels()[namespaceLabel] != ""
-	case "CustomResourceDefinition":
-		return strings.HasSuffix(o.GetName(), ".monitoring.coreos.com")
 	case "IPAddress": // one for each Service
 		namespace, _, _ := unstructured.NestedString(o.Object, "spec", "parentRef", "namespace")
 		return strings.HasPrefix(namespace, "e2e-")

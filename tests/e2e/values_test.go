@@ -28,7 +28,6 @@ const (
 // testValues shows every scenario of values/ to the API server, which checks each
 // object as if it were to be made: unknown fields, validation and admission.
 func testValues(t *testing.T, c *cluster) {
-	c.defineMonitors(t)
 	namespace := c.namespace(t, "values", nil)
 	groups, err := restmapper.GetAPIGroupResources(c.client.Discovery())
 	if err != nil {
