@@ -7,9 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	appsv1 "k8s.io/api/apps/v1"
-
 	"github.com/google/go-cmp/cmp"
+	appsv1 "k8s.io/api/apps/v1"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
 )
@@ -24,8 +23,8 @@ func TestTextStaysText(t *testing.T) {
 			{"{name: pull}", "{name: " + quoted + "}"},
 			{"[peers-a, peers-b]", "[" + quoted + "]"},
 			{"[psk-a, psk.b]", `["7"]`},
-			{"Class" + "Name: high", "ClassName: " + quoted},
-			{"ClassName: fast", "ClassName: " + quoted},
+			{"priorityClassName: high", "priorityClassName: " + quoted},
+			{"runtimeClassName: fast", "runtimeClassName: " + quoted},
 			{"loadBalancerClass: example.com/lb", "loadBalancerClass: " + quoted},
 			{"{team: network}", "{team: " + quoted + "}"},
 			{"{a: b}", "{a: " + quoted + "}"},
