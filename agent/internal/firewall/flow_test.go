@@ -133,12 +133,15 @@ func TestErrors(t *testing.T) {
 
 // TestPeerToPeerFlow: switching peerToPeer off ends what is under way.
 func TestPeerToPeerFlow(t *testing.T) {
-	open := func(s *spec.Snapshot) { s.Gateway.Routing.PeerToPeer = true }
+	granted := func(s *spec.Snapshot) {
+		s.Gateway.Routing.AllowedDestinations = append(s.Gateway.Routing.AllowedDestinations, destination("10.8.0.3/32", spec.UDP, 1234, 1234))
+	}
+	open := func(s *spec.Snapshot) { granted(s); s.Gateway.Routing.PeerToPeer = true }
 	r := newRig(t)
 	r.apply(t, nil, snapshot(open))
 	first := r.expect(t, "first packet", tunnel, udp(alice4, bob4, 1234), toTunnel)
 	r.expect(t, "answer", tunnel, response(first), toTunnel)
-	if p := r.apply(t, snapshot(open), snapshot(nil)); !p.Replace {
+	if p := r.apply(t, snapshot(open), snapshot(granted)); !p.Replace {
 		t.Fatalf("peerToPeer was switched off by %+v", p)
 	}
 	r.expect(t, "next packet", tunnel, first, rejected)
@@ -332,8 +335,9 @@ func TestStopped(t *testing.T) {
 	}
 	r.send(t, cluster, udp(alice4, gatewayUplink4, 8080))
 	r.send(t, cluster, udp(alice4, bob4, 8080))
+	r.send(t, cluster, udp(host4, "10.50.0.1", 1234))
 	got := r.stopped(t)
-	want := map[Reason]uint64{Spoofed: 4, Destination: 3, Isolated: 1, Gateway: 1, Invalid: 1, IPv6: 2}
+	want := map[Reason]uint64{Spoofed: 4, Destination: 3, Isolated: 1, Transit: 1, Gateway: 1, Invalid: 1, IPv6: 2}
 	for _, reason := range Reasons() {
 		// The gateway's kernel announces itself over IPv6 whenever it likes.
 		if reason == IPv6 && got[reason] > want[reason] {

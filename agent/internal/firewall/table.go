@@ -17,6 +17,7 @@ const (
 	Spoofed     Reason = "spoofed"     // the source is not, or only outside the tunnel, a peer's; dropped
 	Destination Reason = "destination" // outside the peer's allowedDestinations; rejected
 	Isolated    Reason = "isolated"    // from peer to peer, without routing.peerToPeer; rejected
+	Transit     Reason = "transit"     // from one of the Pod's other networks to another
 	Gateway     Reason = "gateway"     // out of the tunnel to the gateway itself, and no ping; dropped
 	Invalid     Reason = "invalid"     // no flow that could be masqueraded; dropped
 	IPv6        Reason = "ipv6"        // IPv6, which is switched off; dropped
@@ -24,7 +25,7 @@ const (
 
 // Reasons lists every reason, for metrics that must show zeros too.
 func Reasons() []Reason {
-	return []Reason{Spoofed, Destination, Isolated, Gateway, Invalid, IPv6}
+	return []Reason{Spoofed, Destination, Isolated, Transit, Gateway, Invalid, IPv6}
 }
 
 // switches is what the rules follow from: [state.Firewall] less the elements of
@@ -95,7 +96,7 @@ const (
 // A destination is checked for every packet of a peer, not for the first one of
 // a flow only: when a policy gets tighter, what it no longer allows stops at
 // once. Two more look-ups a packet are the price. Only answers to flows that
-// the cluster side opened pass without a grant.
+// others opened, the cluster side or a peer that may, pass without a grant.
 func (s switches) chains(at slot) []chain {
 	return []chain{
 		s.fromPeer(at), s.fromTunnel(at), s.intoTunnel(at), s.peerToGateway(), s.toGateway(at),
@@ -105,6 +106,9 @@ func (s switches) chains(at slot) []chain {
 			rules: []rule{
 				{"", seq(inBy(s.tunnel), goTo(fromTunnel))},
 				{"", seq(outBy(s.tunnel), goTo(intoTunnel))},
+				// Forwarding is on for every device; a Pod with several networks
+				// must not become a router between them.
+				{"none of the tunnel's business", stop(Transit)},
 			},
 		},
 		s.input(at),
@@ -135,9 +139,7 @@ func (s switches) fromTunnel(at slot) chain {
 // packet's mark.
 func (s switches) fromPeer(at slot) chain {
 	c := chain{name: fromPeer}
-	if s.peerToPeer {
-		c.add("routing.peerToPeer is true", seq(outBy(s.tunnel), unmark(), accept()))
-	} else {
+	if !s.peerToPeer {
 		c.add("routing.peerToPeer is false", seq(outBy(s.tunnel), reject(Isolated)))
 	}
 	if s.masquerade {
@@ -147,7 +149,7 @@ func (s switches) fromPeer(at slot) chain {
 		c.add("allowedDestinations", seq(f.granted(at), unmark(), accept()))
 	}
 	c.add("", unmark())
-	c.add("answers to the cluster side", seq(flowState(established), flowAnswer(), accept()))
+	c.add("answers", seq(flowState(established), flowAnswer(), accept()))
 	c.add("ICMP errors", seq(flowState(related), accept()))
 	c.add("", reject(Destination))
 	return c

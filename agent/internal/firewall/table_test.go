@@ -187,14 +187,16 @@ func TestTable(t *testing.T) {
 				{"a peer's address in the cluster, to the gateway", cluster, udp(bob4, gatewayUplink4, 8080), dropped, ""},
 				{"a peer's address in the cluster, pinging the gateway", cluster, ping(bob4, gatewayUplink4), dropped, ""},
 				{"to WireGuard, even so", cluster, udp(bob4, gatewayUplink4, 51820), toTunnel, gatewayUplink4},
-				{"none of the tunnel's business", cluster, udp(host4, "10.50.0.1", 1234), toCluster, host4},
-				{"none of the tunnel's business, IPv6", cluster, udp(host6, "fd00:50::1", 1234), toCluster, host6},
+				{"none of the tunnel's business", cluster, udp(host4, "10.50.0.1", 1234), dropped, ""},
+				{"none of the tunnel's business, IPv6", cluster, udp(host6, "fd00:50::1", 1234), dropped, ""},
 			},
 		},
 		{
 			name: "IPv6, peer to peer, no masquerading",
 			change: func(s *spec.Snapshot) {
 				s.Gateway.IPv6.Enabled, s.Gateway.Routing.PeerToPeer, s.Gateway.Routing.Masquerade = true, true, false
+				s.Gateway.Routing.AllowedDestinations = append(s.Gateway.Routing.AllowedDestinations, destination("10.8.0.0/24", spec.AnyProtocol),
+					destination("192.168.50.0/24", spec.TCP, 80, 80), destination("fd00:8::/64", spec.AnyProtocol))
 			},
 			rows: []row{
 				{"own source", tunnel, udp(alice4, host4, 1234), toCluster, alice4},
@@ -213,8 +215,10 @@ func TestTable(t *testing.T) {
 				{"nobody's address", tunnel, udp(nobody6, host6, 1234), dropped, ""},
 				{"peer to peer", tunnel, udp(alice4, bob4, 1234), toTunnel, alice4},
 				{"peer to peer, IPv6", tunnel, tcp(alice6, bob6, 80), toTunnel, alice6},
-				{"peer with no policy to peer", tunnel, udp(carol4, bob4, 80), toTunnel, carol4},
-				{"peer to a network behind a peer", tunnel, udp(alice4, lan4, 80), toTunnel, alice4},
+				{"peer that may go nowhere to peer", tunnel, udp(carol4, bob4, 80), rejected, ""},
+				{"peer with a policy of its own to peer", tunnel, udp(bob4, alice4, 80), rejected, ""},
+				{"peer to a network behind a peer", tunnel, tcp(alice4, lan4, 80), toTunnel, alice4},
+				{"peer to another port behind a peer", tunnel, tcp(alice4, lan4, 81), rejected, ""},
 				{"nobody to peer", tunnel, udp(nobody4, bob4, 1234), dropped, ""},
 				{"nobody to peer, IPv6", tunnel, udp(nobody6, bob6, 1234), dropped, ""},
 				{"ping the gateway", tunnel, ping(alice6, gatewayTunnel6), answered, ""},
@@ -239,7 +243,7 @@ func TestTable(t *testing.T) {
 				{"peer to peer", tunnel, udp(alice6, bob6, 1234), rejected, ""},
 				{"no flow at all", tunnel, flags(tcp(alice6, host6, 443), syn|fin), dropped, ""},
 				{"cluster to peer", cluster, udp(host6, alice6, 1234), toTunnel, host6},
-				{"none of the tunnel's business", cluster, udp(host6, "fd00:50::1", 1234), toCluster, host6},
+				{"none of the tunnel's business", cluster, udp(host6, "fd00:50::1", 1234), dropped, ""},
 			},
 		},
 		{

@@ -94,7 +94,8 @@ type Routing struct {
 	// that answers find their way back. Without it the network must route the
 	// pool to the gateway.
 	Masquerade bool `yaml:"masquerade"`
-	// PeerToPeer lets peers reach each other through the gateway.
+	// PeerToPeer lets peers reach each other through the gateway, where their
+	// AllowedDestinations let them.
 	PeerToPeer bool `yaml:"peerToPeer"`
 	// AllowedDestinations hold for every peer that has none of its own.
 	AllowedDestinations []Destination `yaml:"allowedDestinations"`
