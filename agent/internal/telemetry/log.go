@@ -67,8 +67,8 @@ type Reload struct {
 }
 
 // LogFatal writes the one line of what ends the process.
-func LogFatal(log *slog.Logger, message string, err error) {
-	log.Error(message, "errors", lines(err))
+func LogFatal(log *slog.Logger, err error) {
+	log.Error("ended", "errors", lines(err))
 }
 
 // Stage is a part of a run. Its name is a key of the log line.
