@@ -7,11 +7,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/yaml"
 
@@ -96,18 +98,17 @@ func (c *cluster) defineMonitors(t *testing.T) {
 	for _, kind := range []string{"servicemonitors", "podmonitors"} {
 		file := filepath.Join(module.Dir, "example", "prometheus-operator-crd", "monitoring.coreos.com_"+kind+".yaml")
 		c.run(t, c.kubectl("apply", "--server-side", "--filename", file))
-		c.run(t, c.kubectl("wait", "--for=condition=Established", "--timeout", patience.String(), "crd/"+kind+".monitoring.coreos.com"))
-		eventually(t, kind+" in the discovery", func(context.Context) (bool, string) {
-			list, err := c.client.Discovery().ServerResourcesForGroupVersion("monitoring.coreos.com/v1")
+		monitors := schema.GroupVersionResource{Group: "monitoring.coreos.com", Version: "v1", Resource: kind}
+		eventually(t, kind+" to be served", func(ctx context.Context) (bool, string) {
+			if _, err := c.dynamic.Resource(monitors).List(ctx, metav1.ListOptions{}); err != nil {
+				return false, err.Error()
+			}
+			list, err := c.client.Discovery().ServerResourcesForGroupVersion(monitors.GroupVersion().String())
 			if err != nil {
 				return false, err.Error()
 			}
-			for _, r := range list.APIResources {
-				if r.Name == kind {
-					return true, ""
-				}
-			}
-			return false, fmt.Sprint(list.APIResources)
+			known := slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == kind })
+			return known, fmt.Sprint(list.APIResources)
 		})
 	}
 }
