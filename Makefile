@@ -46,11 +46,11 @@ push: image ## Push the image to REGISTRY=registry.example.com/team
 
 .PHONY: deps
 deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
-	@go run ./tests/deps
+	@go run ./tests/deps -vm
 
 .PHONY: test test-unit test-integration test-image test-cluster
 test: ## Run every test that needs no cluster
-	@go run ./tests/deps -try
+	@go run ./tests/deps -try -vm
 	@$(MAKE) -k test-unit test-integration test-image test-cluster
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)

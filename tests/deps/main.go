@@ -2,7 +2,10 @@
 // the machine lacks, where that is Debian or a kin of it and the user is root.
 // Elsewhere it names what is missing.
 //
-//	deps [-try]
+//	deps [-try] [-vm]
+//
+// With -vm it also installs QEMU, and fetches a kernel into the cache, for the
+// tests that take a virtual machine.
 package main
 
 import (
@@ -15,12 +18,14 @@ import (
 	"strings"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/vm"
 )
 
 func main() {
 	try := flag.Bool("try", false, "succeed even where packages stay missing: tests that need them are skipped")
+	withVM := flag.Bool("vm", false, "also what the tests in a virtual machine need")
 	flag.Parse()
-	if err := run(context.Background()); err != nil {
+	if err := run(context.Background(), *withVM); err != nil {
 		fmt.Fprintln(os.Stderr, "deps:", err)
 		if !*try {
 			os.Exit(1)
@@ -28,8 +33,16 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
-	missing := missingPackages()
+func run(ctx context.Context, withVM bool) error {
+	err := install(ctx, withVM)
+	if withVM {
+		err = errors.Join(err, vm.FetchKernel(ctx))
+	}
+	return err
+}
+
+func install(ctx context.Context, withVM bool) error {
+	missing := missingPackages(withVM)
 	if len(missing) == 0 {
 		return nil
 	}
@@ -52,16 +65,19 @@ func run(ctx context.Context) error {
 			return fmt.Errorf("apt-get %s: %w", strings.Join(args, " "), err)
 		}
 	}
-	if missing := missingPackages(); len(missing) > 0 {
+	if missing := missingPackages(withVM); len(missing) > 0 {
 		return errors.New("installed, but their commands are not found: " + strings.Join(missing, " "))
 	}
 	return nil
 }
 
 // missingPackages returns the names of the packages whose command isn't there.
-func missingPackages() []string {
+func missingPackages(withVM bool) []string {
 	var missing []string
 	for _, p := range testenv.Packages() {
+		if p.VM && !withVM {
+			continue
+		}
 		if _, err := testenv.FindTool(p.Command); err != nil {
 			missing = append(missing, p.Name)
 		}

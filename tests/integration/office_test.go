@@ -20,6 +20,7 @@ type office struct {
 	alice  person
 	client *wgclient.Client
 	target netip.AddrPort // an echo behind the gateway
+	rate   int            // packets a second that alice sends
 }
 
 // Names of the office's Secrets.
@@ -29,24 +30,33 @@ const (
 	peersFile   = "carol.yaml"
 )
 
-func newOffice(t *testing.T) *office {
+// newOffice opens one with a stock client in userspace.
+func newOffice(t *testing.T, dataPlane string) *office {
 	t.Helper()
-	o := &office{alice: newPerson(t, "alice", "10.8.0.2")}
+	need(t)
+	o := &office{rate: 1000}
+	o.open(t, dataPlane, false)
+	return o
+}
+
+func (o *office) open(t *testing.T, dataPlane string, kernelClient bool) {
+	t.Helper()
+	o.alice = newPerson(t, "alice", "10.8.0.2")
 	o.alice.psk = newPSK(t)
 	bob, carol := newPerson(t, "bob", "10.8.0.3"), newPerson(t, "carol", "10.8.0.4")
 	carolEntry := carol.entry()
 	carolEntry.PresharedKey = newPSK(t)
 	o.config = gateway.Config{
 		// Never by itself: what happens after a change happens because of it.
-		Values:        "extraArgs: [--resync=1h]",
+		Values:        "extraArgs: [--resync=1h]\nserver: {dataPlane: " + dataPlane + "}",
 		Peers:         []gateway.Peer{o.alice.entry(), bob.entry()},
 		PresharedKeys: map[string]map[string]wgclient.Secret{pskSecret: {"alice": o.alice.psk, "bob": newPSK(t)}},
 		PeersFrom:     map[string]map[string][]gateway.Peer{peersSecret: {peersFile: {carolEntry}}},
 	}
-	o.world = newWorld(t, netns.Plan{Clients: 1}, o.config)
+	o.world = makeWorld(t, netns.Plan{Clients: 1}, o.config)
+	o.kernelClients = kernelClient
 	o.target = o.echo(t).Addr()
 	o.client = o.alice.connect(t, o.world, 0, "10.0.0.0/8")
-	return o
 }
 
 // changed returns a copy of the configuration in force with a change.
@@ -69,13 +79,13 @@ func (o *office) reload(t *testing.T, change func(*gateway.Config)) {
 	o.config = c
 }
 
-// underStream does something while alice sends 1,000 packets a second through the
-// tunnel, goes on for a while, and fails where a single one was lost.
+// underStream does something while alice sends packets through the tunnel, goes on
+// for a while, and fails where a single one was lost.
 func (o *office) underStream(t *testing.T, do func()) {
 	t.Helper()
-	s := startStream(t, o.Clients[0], o.target, 1000)
+	s := startStream(t, o.Clients[0], o.target, o.rate)
 	do()
-	await(t, s, 300)
+	await(t, s, uint64(o.rate)*3/10)
 	r := s.Stop(patience)
 	t.Log(r)
 	wantNothingLost(t, r)

@@ -28,6 +28,11 @@ func TestNothingRunsPrivileged(t *testing.T) {
 	alice.connect(t, w, 0, "10.0.0.0/8")
 	wantNothingLost(t, startStream(t, w.Clients[0], target, 100).Stop(patience))
 
+	wantUnprivileged(t, w)
+}
+
+func wantUnprivileged(t *testing.T, w *world) {
+	t.Helper()
 	status, err := w.Container().Status()
 	if err != nil {
 		t.Fatal(err)
@@ -54,10 +59,13 @@ func TestNothingRunsPrivileged(t *testing.T) {
 	// power of this process.
 	inside := filepath.Join("/proc", strconv.Itoa(w.Container().PID()), "root")
 	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv4/conf/eth0/forwarding", "/new"} {
-		f, err := os.OpenFile(filepath.Join(inside, path), os.O_WRONLY|os.O_CREATE, 0o600)
-		if err == nil {
-			_ = f.Close()
-		}
+		err := w.Pod.Network().Do(func() error {
+			f, err := os.OpenFile(filepath.Join(inside, path), os.O_WRONLY|os.O_CREATE, 0o600)
+			if err == nil {
+				_ = f.Close()
+			}
+			return err
+		})
 		if !errors.Is(err, unix.EROFS) {
 			t.Errorf("writing %s: %v, want %v", path, err, unix.EROFS)
 		}
@@ -87,10 +95,10 @@ func podSysctls(w *world) string {
 // TestKilled kills the agent as the kernel does when memory runs out, and starts
 // it again as the kubelet does. Userspace sessions die with the process: the
 // client makes a new one when it misses answers for 15 s (KEEPALIVE_TIMEOUT and
-// REKEY_TIMEOUT, section 6.1 of the WireGuard whitepaper). The kernel's, which
-// outlive the agent, are the subject of tests/kernel.
+// REKEY_TIMEOUT, section 6.1 of the WireGuard whitepaper). The kernel's outlive the
+// agent: see TestKernel.
 func TestKilled(t *testing.T) {
-	o := newOffice(t)
+	o := newOffice(t, "userspace")
 	s := startStream(t, o.Clients[0], o.target, 100)
 	device, system := deviceOf(t, o.Gateway), systemOf(t, o.Pod.Network())
 	exit, err := o.Container().Kill()
@@ -124,19 +132,24 @@ func TestKilled(t *testing.T) {
 // TestDrain ends a gateway as the kubelet ends a Pod. It tells the load balancer
 // first, serves on for server.drain, and leaves nothing behind.
 func TestDrain(t *testing.T) {
+	need(t)
+	testDrain(t, "userspace", false)
+}
+
+func testDrain(t *testing.T, dataPlane string, kernelClient bool) {
 	alice := newPerson(t, "alice", "10.8.0.2")
 	site := alice.entry()
 	site.AllowedIPs = []string{"192.168.50.0/24"}
 	var before system
-	need(t)
-	w := &world{Topology: netns.TopologyForTest(t, netns.Plan{Clients: 1})}
+	w := &world{Topology: netns.TopologyForTest(t, netns.Plan{Clients: 1}), kernelClients: kernelClient}
 	w.Gateway = startGateway(t, w.Topology, gateway.Options{
-		Config:  gateway.Config{Values: "server: {drain: 3s}", Peers: []gateway.Peer{site}},
+		Config:  gateway.Config{Values: "server: {drain: 3s, dataPlane: " + dataPlane + "}", Peers: []gateway.Peer{site}},
 		Prepare: func(pod *netns.NS) error { before = systemOf(t, pod); return nil },
 	})
 	target := w.echo(t).Addr()
 	alice.connect(t, w, 0, "10.0.0.0/8")
-	s := startStream(t, w.Clients[0], target, 1000)
+	const rate = 100
+	s := startStream(t, w.Clients[0], target, rate)
 	if r := w.readiness(t); !r.Ready || !w.HealthPortOpen(t.Context()) {
 		t.Fatalf("before the end: %+v, health port open: %t", r, w.HealthPortOpen(t.Context()))
 	}
@@ -159,7 +172,7 @@ func TestDrain(t *testing.T) {
 	if err := w.Container().Probe(t.Context(), podrun.Liveness); err != nil {
 		t.Errorf("the kubelet would kill the draining agent: %v", err)
 	}
-	await(t, s, 1000)
+	await(t, s, rate)
 	wantNothingLost(t, s.Stop(patience))
 
 	<-w.Container().Done()

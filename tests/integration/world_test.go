@@ -19,12 +19,18 @@ const patience = time.Minute
 type world struct {
 	*netns.Topology
 	*gateway.Gateway
+	kernelClients bool // else Debian's wireguard-go
 }
 
 // newWorld makes a network and starts a gateway in it.
 func newWorld(t *testing.T, plan netns.Plan, c gateway.Config) *world {
 	t.Helper()
 	need(t)
+	return makeWorld(t, plan, c)
+}
+
+func makeWorld(t *testing.T, plan netns.Plan, c gateway.Config) *world {
+	t.Helper()
 	w := &world{Topology: netns.TopologyForTest(t, plan)}
 	w.Gateway = startGateway(t, w.Topology, gateway.Options{Config: c})
 	return w
@@ -117,7 +123,7 @@ func (p person) file(g *gateway.Gateway, routes ...string) wgclient.Config {
 // connect brings the person's stock client up on the machine of that number.
 func (p person) connect(t *testing.T, w *world, machine int, routes ...string) *wgclient.Client {
 	t.Helper()
-	return wgclient.ForTest(t, p.file(w.Gateway, routes...), wgclient.Options{NS: w.Clients[machine]})
+	return wgclient.ForTest(t, p.file(w.Gateway, routes...), wgclient.Options{NS: w.Clients[machine], Kernel: w.kernelClients})
 }
 
 // echo starts a UDP echo at the machine behind the gateway.

@@ -23,6 +23,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Prefix begins the name of every named namespace of this project, so that what
@@ -99,7 +100,7 @@ func ForTest(t testing.TB) *NS {
 }
 
 func (n *NS) open() error {
-	links, err := netlink.NewHandleAt(n.handle)
+	links, err := netlink.NewHandleAt(n.handle, unix.NETLINK_ROUTE) // small kernels lack other families
 	if err != nil {
 		return fmt.Errorf("netlink in network namespace %q: %w", n.name, err)
 	}

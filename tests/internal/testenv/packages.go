@@ -5,6 +5,8 @@ package testenv
 type Package struct {
 	Name    string // Debian 12 and later, Ubuntu 22.04 and later
 	Command string
+	// VM is set where only the tests in a virtual machine need it.
+	VM bool
 }
 
 // Packages lists the Debian packages that the tests, the demos and the benchmark
@@ -15,6 +17,7 @@ func Packages() []Package {
 		{Name: "iproute2", Command: "ip"},
 		{Name: "iputils-ping", Command: "ping"},
 		{Name: "nftables", Command: "nft"},
+		{Name: "qemu-system-x86", Command: "qemu-system-x86_64", VM: true},
 		{Name: "wireguard-go", Command: "wireguard-go"},
 		{Name: "wireguard-tools", Command: "wg"},
 	}
