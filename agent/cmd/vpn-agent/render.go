@@ -128,8 +128,8 @@ func newView(s *spec.Snapshot, d state.Desired) view {
 	if v.Link.Routes == nil {
 		v.Link.Routes = []netip.Prefix{}
 	}
-	for _, p := range s.Peers { // sorted by name
-		v.Device.Peers = append(v.Device.Peers, newViewPeer(p, d.Device.Peers[p.PublicKey]))
+	for i, p := range s.Peers { // in the same order
+		v.Device.Peers = append(v.Device.Peers, newViewPeer(p, d.Device.Peers[i]))
 	}
 	return v
 }

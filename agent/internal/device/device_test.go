@@ -3,10 +3,10 @@ package device
 import (
 	"errors"
 	"io/fs"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,13 +84,25 @@ func desired(t testing.TB, peers ...state.Peer) state.Desired {
 	recordSecret(t, private)
 	w := state.Desired{
 		Link:   state.Link{Name: linkName, MTU: 1380, Addresses: prefixes("10.8.0.1/24")},
-		Device: state.Device{PrivateKey: private, ListenPort: listenPort, Peers: map[key.Public]state.Peer{}},
+		Device: state.Device{PrivateKey: private, ListenPort: listenPort},
 	}
 	for _, p := range peers {
 		recordSecret(t, p.PresharedKey)
-		w.Device.Peers[p.PublicKey] = p
+		set(&w, p)
 	}
 	return w
+}
+
+// set adds a peer, or puts it in the place of the one of its key. Copies of w keep
+// what they have.
+func set(w *state.Desired, p state.Peer) {
+	unset(w, p.PublicKey)
+	w.Device.Peers = append(w.Device.Peers, p)
+	slices.SortFunc(w.Device.Peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
+}
+
+func unset(w *state.Desired, k key.Public) {
+	w.Device.Peers = slices.DeleteFunc(slices.Clone(w.Device.Peers), func(p state.Peer) bool { return p.PublicKey == k })
 }
 
 // difference is what the agent would do now, the firewall aside. applied is as
@@ -185,7 +197,7 @@ func TestLifeOfADevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		site := want.Device.Peers[k]
+		site, _ := want.Device.Peer(k)
 		site.Name = ""
 		running := state.Observed{
 			LinkExists: true, LinkUp: true, Link: want.Link,
@@ -242,12 +254,12 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 		change func(w *state.Desired, second *client)
 	}{
 		{"peer added", func(w *state.Desired, _ *client) {
-			w.Device.Peers[other] = state.Peer{Name: "other", PublicKey: other, AllowedIPs: prefixes("10.8.0.9/32")}
+			set(w, state.Peer{Name: "other", PublicKey: other, AllowedIPs: prefixes("10.8.0.9/32")})
 		}},
 		{"40 peers added", func(w *state.Desired, _ *client) { // wgctrl splits from 32 on
 			for i := range 40 {
 				k := key.GeneratePrivate().Public()
-				w.Device.Peers[k] = state.Peer{Name: "many", PublicKey: k, AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(100 + i)}), 32)}}
+				set(w, state.Peer{Name: "many", PublicKey: k, AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(100 + i)}), 32)}})
 			}
 		}},
 		{"peer's pre-shared key", edit(func(p *state.Peer) { p.PresharedKey = key.GeneratePreshared() })},
@@ -255,7 +267,7 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 		{"peer's allowed IPs, fewer", edit(func(p *state.Peer) { p.AllowedIPs = prefixes("10.9.0.0/24") })},
 		{"peer's keepalive", edit(func(p *state.Peer) { p.Keepalive = 30 * time.Second })},
 		{"peer's endpoint", edit(func(p *state.Peer) { p.Endpoint = netip.MustParseAddrPort("203.0.113.8:1") })},
-		{"peer removed", func(w *state.Desired, second *client) { delete(w.Device.Peers, second.private.Public()) }},
+		{"peer removed", func(w *state.Desired, second *client) { unset(w, second.private.Public()) }},
 		{"route", func(w *state.Desired, _ *client) { w.Link.Routes = prefixes("10.9.0.0/24") }},
 		{"route removed", func(w *state.Desired, _ *client) { w.Link.Routes = nil }},
 		{"address added", func(w *state.Desired, _ *client) { w.Link.Addresses = prefixes("10.8.0.1/24", "10.9.0.1/30") }},
@@ -276,7 +288,6 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 			t.Run(tt.name, func(t *testing.T) {
 				before := observedPeer(t, d, first)
 				applied := want
-				want.Device.Peers = maps.Clone(want.Device.Peers)
 				tt.change(&want, second)
 				if difference(t, d, want, &applied).Empty() {
 					t.Fatal("nothing to change")
@@ -297,9 +308,9 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 
 func edit(f func(p *state.Peer)) func(*state.Desired, *client) {
 	return func(w *state.Desired, second *client) {
-		p := w.Device.Peers[second.private.Public()]
+		p, _ := w.Device.Peer(second.private.Public())
 		f(&p)
-		w.Device.Peers[p.PublicKey] = p
+		set(w, p)
 	}
 }
 

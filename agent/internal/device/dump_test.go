@@ -106,15 +106,8 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 		}
 	}
 	compare()
-	if err := d.Apply(plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Remove, PublicKey: firstKey(want)}}}}); err != nil {
+	if err := d.Apply(plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Remove, PublicKey: want.Device.Peers[0].PublicKey}}}}); err != nil {
 		t.Fatal(err)
 	}
 	compare()
-}
-
-func firstKey(d state.Desired) (k key.Public) {
-	for k = range d.Device.Peers {
-		break
-	}
-	return k
 }

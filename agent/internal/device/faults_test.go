@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -266,9 +265,8 @@ func TestPortInUse(t *testing.T) {
 		// have, and the rest of the change happens.
 		changed := want
 		changed.Device.ListenPort = otherPort
-		changed.Device.Peers = maps.Clone(want.Device.Peers)
 		other := key.GeneratePrivate().Public()
-		changed.Device.Peers[other] = state.Peer{Name: "other", PublicKey: other, AllowedIPs: prefixes("10.8.0.9/32")}
+		set(&changed, state.Peer{Name: "other", PublicKey: other, AllowedIPs: prefixes("10.8.0.9/32")})
 		err = d.Apply(difference(t, d, changed, &want))
 		if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), refused) {
 			t.Errorf("Apply: %v, want %v and %q", err, unix.EADDRINUSE, refused)

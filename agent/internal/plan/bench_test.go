@@ -12,15 +12,15 @@ import (
 
 // manyPeers is the desired state of n peers with an address each.
 func manyPeers(n int) state.Desired {
-	d := state.Desired{Device: state.Device{PrivateKey: key.GeneratePrivate(), ListenPort: 51820, Peers: map[key.Public]state.Peer{}}}
+	d := state.Desired{Device: state.Device{PrivateKey: key.GeneratePrivate(), ListenPort: 51820}}
 	for i := range n {
 		var public key.Public
 		binary.LittleEndian.PutUint64(public[:], uint64(i)+1)
 		address := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32)
-		d.Device.Peers[public] = state.Peer{
+		d.Device.Peers = append(d.Device.Peers, state.Peer{
 			Name: fmt.Sprintf("peer-%05d", i), PublicKey: public, PresharedKey: key.GeneratePreshared(),
 			AllowedIPs: []netip.Prefix{address},
-		}
+		})
 		d.Firewall.Sources = append(d.Firewall.Sources, state.Source{Prefix: address, Policy: 1})
 	}
 	return d
@@ -28,21 +28,32 @@ func manyPeers(n int) state.Desired {
 
 // BenchmarkDiff plans the change of one peer's pre-shared key.
 func BenchmarkDiff(b *testing.B) {
+	benchmark(b, func(desired, applied state.Desired, observed state.Observed) Plan {
+		return Diff(desired, observed, &applied)
+	})
+}
+
+// BenchmarkChanges does the same without the system.
+func BenchmarkChanges(b *testing.B) {
+	benchmark(b, func(desired, applied state.Desired, _ state.Observed) Plan {
+		return Changes(desired, applied)
+	})
+}
+
+func benchmark(b *testing.B, plan func(desired, applied state.Desired, observed state.Observed) Plan) {
 	for _, n := range []int{1_000, 10_000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			applied, desired := manyPeers(n), manyPeers(n)
 			observed := state.Observed{LinkExists: true, LinkUp: true, Device: asObserved(applied.Device), FirewallInPlace: true}
 			desired.Device.PrivateKey = applied.Device.PrivateKey
-			changed := false
-			for k, p := range desired.Device.Peers {
-				if changed {
-					p.PresharedKey = applied.Device.Peers[k].PresharedKey
+			for i := range desired.Device.Peers {
+				if i != n/2 {
+					desired.Device.Peers[i].PresharedKey = applied.Device.Peers[i].PresharedKey
 				}
-				desired.Device.Peers[k], changed = p, true
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if p := Diff(desired, observed, &applied); len(p.Device.Peers) != 1 {
+				if p := plan(desired, applied, observed); len(p.Device.Peers) != 1 {
 					b.Fatalf("%d peers are to be changed, not one", len(p.Device.Peers))
 				}
 			}

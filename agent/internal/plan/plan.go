@@ -139,43 +139,67 @@ func diffDevice(desired state.Device, observed state.ObservedDevice, applied *st
 	if desired.ListenPort != observed.ListenPort {
 		d.ListenPort = &desired.ListenPort
 	}
+	last := lastApplied{desired: applied}
 	known := 0
-	for k, want := range desired.Peers {
-		have, exists := observed.Peers[k]
+	for i := range desired.Peers {
+		want := &desired.Peers[i]
+		have, exists := observed.Peers[want.PublicKey]
 		if !exists {
-			d.Peers = append(d.Peers, add(want))
+			d.Peers = append(d.Peers, add(*want))
 			continue
 		}
 		known++
-		if p, changed := update(&want, &have, applied); changed {
+		if p, changed := update(want, &have, &last); changed {
 			d.Peers = append(d.Peers, p)
 		}
 	}
-	for k := range observed.Peers {
-		if known == len(observed.Peers) {
-			break // nobody is left over
+	if known < len(observed.Peers) {
+		wanted := make(map[key.Public]bool, len(desired.Peers))
+		for i := range desired.Peers {
+			wanted[desired.Peers[i].PublicKey] = true
 		}
-		if _, wanted := desired.Peers[k]; !wanted {
-			d.Peers = append(d.Peers, Peer{Operation: Remove, PublicKey: k, Name: nameOf(k, applied)})
+		for k := range observed.Peers {
+			if !wanted[k] {
+				d.Peers = append(d.Peers, Peer{Operation: Remove, PublicKey: k, Name: cmp.Or(last.of(k).Name, k.String())})
+			}
 		}
 	}
+	d.sort()
+	return d
+}
+
+// sort puts the peers into the order of application.
+func (d Device) sort() {
 	slices.SortFunc(d.Peers, func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(a.Operation, b.Operation), strings.Compare(a.Name, b.Name), a.PublicKey.Compare(b.PublicKey))
 	})
-	return d
 }
 
 func (d Device) empty() bool { return d.PrivateKey == nil && d.ListenPort == nil && len(d.Peers) == 0 }
 
-func lastApplied(k key.Public, applied *state.Desired) (p state.Peer) {
-	if applied != nil {
-		p = applied.Device.Peers[k]
-	}
-	return p
+// lastApplied finds peers of the last desired state that was applied, of which
+// there may be none. Few are asked for, mostly none.
+type lastApplied struct {
+	desired *state.Desired
+	index   map[key.Public]int
 }
 
-func nameOf(k key.Public, applied *state.Desired) string {
-	return cmp.Or(lastApplied(k, applied).Name, k.String())
+// of returns the peer, or the zero one.
+func (l *lastApplied) of(k key.Public) state.Peer {
+	if l.desired == nil {
+		return state.Peer{}
+	}
+	peers := l.desired.Device.Peers
+	if l.index == nil {
+		l.index = make(map[key.Public]int, len(peers))
+		for i := range peers {
+			l.index[peers[i].PublicKey] = i
+		}
+	}
+	if i, ok := l.index[k]; ok {
+		return peers[i]
+	}
+	return state.Peer{}
 }
 
 func add(want state.Peer) Peer {
@@ -194,7 +218,7 @@ func add(want state.Peer) Peer {
 
 // update leaves want and have alone and keeps no pointer into them: nearly all
 // of thousands of peers need nothing, and shall cost nothing.
-func update(want *state.Peer, have *state.ObservedPeer, applied *state.Desired) (Peer, bool) {
+func update(want *state.Peer, have *state.ObservedPeer, applied *lastApplied) (Peer, bool) {
 	p := Peer{Operation: Update, Name: want.Name, PublicKey: want.PublicKey}
 	changed := false
 	if want.PresharedKey != have.PresharedKey {
@@ -227,14 +251,14 @@ func copied[T any](v T) *T { return &v }
 // own business. So it counts when the user changed it, when the device knows
 // none, and when the peer is lost where it went; a device found at start-up
 // keeps what it learnt.
-func moveEndpoint(want *state.Peer, have *state.ObservedPeer, applied *state.Desired) bool {
+func moveEndpoint(want *state.Peer, have *state.ObservedPeer, applied *lastApplied) bool {
 	switch {
 	case !want.Endpoint.IsValid() || want.Endpoint == have.Endpoint:
 		return false
 	case !have.Endpoint.IsValid(), have.Lost:
 		return true
 	default:
-		last := lastApplied(want.PublicKey, applied)
+		last := applied.of(want.PublicKey)
 		return last.PublicKey == want.PublicKey && last.Endpoint != want.Endpoint
 	}
 }

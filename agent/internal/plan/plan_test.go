@@ -2,6 +2,8 @@ package plan
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,19 +32,16 @@ func prefixes(texts ...string) []netip.Prefix {
 }
 
 func desiredPeers(peers ...state.Peer) state.Device {
-	d := state.Device{Peers: map[key.Public]state.Peer{}}
-	for _, p := range peers {
-		d.Peers[p.PublicKey] = p
-	}
-	return d
+	slices.SortFunc(peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
+	return state.Device{Peers: peers}
 }
 
 // asObserved is what a device says that was given these peers.
 func asObserved(d state.Device) state.ObservedDevice {
 	o := state.ObservedDevice{PrivateKey: d.PrivateKey, ListenPort: d.ListenPort, Peers: map[key.Public]state.ObservedPeer{}}
-	for k, p := range d.Peers {
+	for _, p := range d.Peers {
 		p.Name = ""
-		o.Peers[k] = state.ObservedPeer{Peer: p}
+		o.Peers[p.PublicKey] = state.ObservedPeer{Peer: p}
 	}
 	return o
 }

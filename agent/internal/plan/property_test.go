@@ -61,7 +61,7 @@ func (w *world) desired() state.Desired {
 			Routes:    some(w, prefixes("172.16.0.0/12", "192.168.0.0/16", "fd01::/64")),
 		},
 		Device: state.Device{
-			PrivateKey: pick(w, w.privates), ListenPort: pick(w, []uint16{51820, 51821}), Peers: map[key.Public]state.Peer{},
+			PrivateKey: pick(w, w.privates), ListenPort: pick(w, []uint16{51820, 51821}),
 		},
 		Firewall: state.Firewall{Interface: "wg0", Masquerade: w.r.IntN(4) > 0},
 	}
@@ -69,21 +69,18 @@ func (w *world) desired() state.Desired {
 		if w.r.IntN(3) == 0 {
 			continue
 		}
-		k := key.Public{i + 1}
-		d.Device.Peers[k] = state.Peer{
-			Name: string(rune('a' + i)), PublicKey: k, PresharedKey: pick(w, w.preshared),
+		d.Device.Peers = append(d.Device.Peers, state.Peer{
+			Name: string(rune('a' + i)), PublicKey: key.Public{i + 1}, PresharedKey: pick(w, w.preshared),
 			Endpoint: pick(w, w.endpoints), Keepalive: pick(w, []time.Duration{0, 25 * time.Second}),
-		}
+		})
 	}
-	owners := slices.SortedFunc(maps.Keys(d.Device.Peers), key.Public.Compare)
 	for _, prefix := range w.prefixes {
-		if len(owners) == 0 || w.r.IntN(4) == 0 {
+		if len(d.Device.Peers) == 0 || w.r.IntN(4) == 0 {
 			continue
 		}
-		p := d.Device.Peers[pick(w, owners)]
+		p := &d.Device.Peers[w.r.IntN(len(d.Device.Peers))]
 		p.AllowedIPs = append(p.AllowedIPs, prefix)
 		slices.SortFunc(p.AllowedIPs, netip.Prefix.Compare)
-		d.Device.Peers[p.PublicKey] = p
 		policy := state.Policy(1 + w.r.IntN(2))
 		d.Firewall.Sources = append(d.Firewall.Sources, state.Source{Prefix: prefix, Policy: policy})
 		d.Firewall.Grants = append(d.Firewall.Grants, state.Grant{Policy: policy, First: prefix.Addr(), LastPort: uint16(prefix.Bits())})
@@ -166,15 +163,12 @@ func TestPlanProperties(t *testing.T) {
 			desired = before
 		case 2: // one peer changes
 			desired.Link, desired.Firewall = before.Link, before.Firewall
-			one := pick(w, []key.Public{{1}, {2}, {3}})
-			peers := maps.Clone(before.Device.Peers)
-			p, ok := peers[one]
-			if ok {
-				p.PresharedKey, p.Endpoint = pick(w, w.preshared), pick(w, w.endpoints)
-				peers[one] = p
-			}
 			desired.Device = before.Device
-			desired.Device.Peers = peers
+			desired.Device.Peers = slices.Clone(before.Device.Peers)
+			if n := len(desired.Device.Peers); n > 0 {
+				one := &desired.Device.Peers[w.r.IntN(n)]
+				one.PresharedKey, one.Endpoint = pick(w, w.preshared), pick(w, w.endpoints)
+			}
 		}
 		observed := w.observed(before)
 		applied := &before
@@ -184,6 +178,27 @@ func TestPlanProperties(t *testing.T) {
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			checkPlan(t, w, desired, observed, applied)
 		})
+	}
+}
+
+// What the changes are must not depend on whether the system was looked at.
+func TestChangesAreTheDifferenceToWhatWasApplied(t *testing.T) {
+	for seed := range uint64(500) {
+		w := newWorld(seed)
+		applied, desired := w.desired(), w.desired()
+		if seed%2 == 1 { // renamed, and names that changed hands
+			for i := range applied.Device.Peers {
+				applied.Device.Peers[i].Name = pick(w, []string{"a", "c", "x", "y"}) + string(rune('0'+i))
+			}
+			slices.SortFunc(applied.Device.Peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
+		}
+		want := Diff(desired, state.Observed{
+			LinkExists: true, LinkUp: true, Link: applied.Link, Device: asObserved(applied.Device),
+			Forwarding: map[string]bool{"wg0": true}, FirewallInPlace: true,
+		}, &applied)
+		if diff := cmp.Diff(want, Changes(desired, applied), byValue, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("seed %d: changes (-difference +got):\n%s", seed, diff)
+		}
 	}
 }
 
@@ -227,7 +242,8 @@ func checkPeers(t *testing.T, p Device, desired state.Device, observed state.Obs
 			}
 		}
 		for k, have := range d.peers {
-			old, want := observed.Peers[k], desired.Peers[k]
+			old := observed.Peers[k]
+			want, _ := desired.Peer(k)
 			if _, ok := patched[k]; !ok && !same(have, old) {
 				t.Errorf("after patch %d: peer %s changed without being in the plan", i, k)
 			}
@@ -244,7 +260,8 @@ func checkPeers(t *testing.T, p Device, desired state.Device, observed state.Obs
 		peer.ReceiveBytes = 0
 		if existed {
 			peer.ReceiveBytes = old.ReceiveBytes // it is the same peer, session and all
-			peer.Endpoint = endpointAfter(desired.Peers[k], old, applied)
+			now, _ := desired.Peer(k)
+			peer.Endpoint = endpointAfter(now, old, applied)
 		}
 		want.Peers[k] = peer
 		if _, planned := patched[k]; existed && planned == same(old, peer) {
@@ -274,7 +291,7 @@ func same(a, b state.ObservedPeer) bool {
 func endpointAfter(want state.Peer, old state.ObservedPeer, applied *state.Desired) netip.AddrPort {
 	userChangedIt := false
 	if applied != nil {
-		last, known := applied.Device.Peers[want.PublicKey]
+		last, known := applied.Device.Peer(want.PublicKey)
 		userChangedIt = known && last.Endpoint != want.Endpoint
 	}
 	if want.Endpoint.IsValid() && (userChangedIt || !old.Endpoint.IsValid()) {

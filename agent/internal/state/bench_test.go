@@ -11,7 +11,8 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 )
 
-// manyPeers is a snapshot of n peers with an address each, in no order.
+// manyPeers is a snapshot of n peers, sorted by name, with an address each in no
+// order.
 func manyPeers(n int) *spec.Snapshot {
 	s := &spec.Snapshot{
 		Gateway: spec.Gateway{
@@ -20,12 +21,12 @@ func manyPeers(n int) *spec.Snapshot {
 		},
 		PrivateKey: key.GeneratePrivate(),
 	}
-	for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(n) {
+	for i, host := range rand.New(rand.NewPCG(1, 2)).Perm(n) {
 		var public key.Public
 		binary.LittleEndian.PutUint64(public[:], uint64(i)+1)
 		s.Peers = append(s.Peers, spec.Peer{
 			Name: fmt.Sprintf("peer-%05d", i), PublicKey: public, PresharedKey: key.GeneratePreshared(),
-			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)})},
+			Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 1, byte(host >> 8), byte(host)})},
 		})
 	}
 	return s

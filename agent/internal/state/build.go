@@ -4,9 +4,9 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 )
 
@@ -53,13 +53,13 @@ func Build(in Inputs) Desired {
 		Device: Device{
 			PrivateKey: s.PrivateKey,
 			ListenPort: server.ListenPort,
-			Peers:      make(map[key.Public]Peer, len(s.Peers)),
+			Peers:      make([]Peer, len(s.Peers)),
 		},
 	}
 	allowed := allowedIPs(s.Peers)
 	for i := range s.Peers {
 		p := &s.Peers[i]
-		d.Device.Peers[p.PublicKey] = Peer{
+		d.Device.Peers[i] = Peer{
 			Name:         p.Name,
 			PublicKey:    p.PublicKey,
 			PresharedKey: p.PresharedKey,
@@ -68,6 +68,7 @@ func Build(in Inputs) Desired {
 			AllowedIPs:   allowed[i],
 		}
 	}
+	slices.SortFunc(d.Device.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 	d.Link.Routes = routes(s)
 	d.Firewall = buildFirewall(s, allowed)
 	return d

@@ -60,18 +60,18 @@ func TestBuild(t *testing.T) {
 			Addresses: prefixes("10.8.0.1/24", "fd00:8::1/64"),
 			Routes:    prefixes("172.16.0.0/12", "192.168.0.0/16"),
 		},
-		Device: Device{PrivateKey: private, ListenPort: 51820, Peers: map[key.Public]Peer{
-			alice: {
+		Device: Device{PrivateKey: private, ListenPort: 51820, Peers: []Peer{
+			{
 				Name: "alice", PublicKey: alice, PresharedKey: preshared, Keepalive: 25 * time.Second,
 				AllowedIPs: prefixes("10.8.0.2/32", "fd00:8::2/128"),
 			},
-			site: {
-				Name: "site", PublicKey: site, Endpoint: netip.MustParseAddrPort("192.0.2.7:1"),
-				AllowedIPs: prefixes("10.8.0.3/32", "10.8.0.64/26", "192.168.0.0/16", "192.168.50.0/24"),
-			},
-			named: {
+			{
 				Name: "named", PublicKey: named, Endpoint: netip.MustParseAddrPort("[2001:db8::7]:51820"),
 				AllowedIPs: prefixes("172.16.0.0/12"),
+			},
+			{
+				Name: "site", PublicKey: site, Endpoint: netip.MustParseAddrPort("192.0.2.7:1"),
+				AllowedIPs: prefixes("10.8.0.3/32", "10.8.0.64/26", "192.168.0.0/16", "192.168.50.0/24"),
 			},
 		}},
 	}
@@ -159,9 +159,8 @@ func TestBuildEndpoints(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			k := key.Public{1}
-			s := &spec.Snapshot{Peers: []spec.Peer{{Name: "p", PublicKey: k, Endpoint: tt.endpoint}}}
-			got := Build(Inputs{Snapshot: s, Resolved: tt.resolved}).Device.Peers[k].Endpoint
+			s := &spec.Snapshot{Peers: []spec.Peer{{Name: "p", PublicKey: key.Public{1}, Endpoint: tt.endpoint}}}
+			got := Build(Inputs{Snapshot: s, Resolved: tt.resolved}).Device.Peers[0].Endpoint
 			if got != tt.want {
 				t.Errorf("endpoint: got %v, want %v", got, tt.want)
 			}

@@ -34,7 +34,19 @@ type Link struct {
 type Device struct {
 	PrivateKey key.Private
 	ListenPort uint16
-	Peers      map[key.Public]Peer
+	// Peers sorted by name; no name and no public key is there twice. A list and
+	// not a map: there may be 10,000, which are built anew for every run.
+	Peers []Peer
+}
+
+// Peer finds a peer by its public key, by looking at all of them.
+func (d Device) Peer(k key.Public) (p Peer, ok bool) {
+	for i := range d.Peers {
+		if d.Peers[i].PublicKey == k {
+			return d.Peers[i], true
+		}
+	}
+	return Peer{}, false
 }
 
 // Peer is one peer as WireGuard knows it.
