@@ -57,7 +57,7 @@ func newGatewayCommand(env environment) *cobra.Command {
 			}
 			log := telemetry.NewLogger(env.Err, &o.logLevel)
 			if err := runGateway(cmd.Context(), log, &o); err != nil {
-				telemetry.LogFatal(log, "gateway ended", err)
+				telemetry.LogFatal(log, err)
 				return reportedError{err}
 			}
 			return nil
@@ -95,6 +95,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		return err
 	}
 	o.configDir = dir
+	mem := newMemory()
 	files, err := watch.Read(o.configDir)
 	if err != nil {
 		return err
@@ -115,6 +116,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		return errors.Join(err, dev.Close())
 	}
 	registry := telemetry.NewRegistry()
+	telemetry.RegisterStopped(registry, stoppedPackets(fw))
 	gate := telemetry.NewGate(o.healthAddress, log)
 	defer gate.Close()
 	loop := reconcile.New(reconcile.Options{
@@ -136,6 +138,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 			DataPlane: string(dev.DataPlane()), DataPlaneReason: dev.Reason(),
 		},
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
+		Reloading: mem.reloading,
 	})
 	handler := telemetry.NewHandler(telemetry.Options{Status: loop.Status, Peers: dev.Peers, Registry: registry, Log: log})
 	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
@@ -223,6 +226,18 @@ func changes(ctx context.Context, o *gatewayOptions, log *slog.Logger) <-chan st
 		}
 	}()
 	return polls
+}
+
+// stoppedPackets are the firewall's counters by the names of their reasons.
+func stoppedPackets(fw *firewall.Firewall) telemetry.StoppedFunc {
+	return func() (map[string]uint64, error) {
+		counts, err := fw.Stopped()
+		out := make(map[string]uint64, len(counts))
+		for reason, count := range counts {
+			out[string(reason)] = count.Packets
+		}
+		return out, err
+	}
 }
 
 // resolveHost returns the addresses of a name, the one to try first in front

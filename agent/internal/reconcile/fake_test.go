@@ -17,7 +17,8 @@ import (
 type fakeDevice struct {
 	state.Observed
 	applied []plan.Plan // every plan, in order
-	err     error       // of the next Apply
+	errs    []error     // of the next calls of Apply
+	calls   []string    // of Observe and Apply
 }
 
 // newFakeDevice is a Pod before the first run: no tunnel, one other device.
@@ -29,6 +30,7 @@ func newFakeDevice() *fakeDevice {
 }
 
 func (f *fakeDevice) Observe() (state.Observed, error) {
+	f.calls = append(f.calls, "observe")
 	o := f.Observed
 	o.Device.Peers = maps.Clone(o.Device.Peers)
 	o.Forwarding = maps.Clone(o.Forwarding)
@@ -40,9 +42,10 @@ func (f *fakeDevice) Peers() (map[key.Public]state.ObservedPeer, error) {
 }
 
 func (f *fakeDevice) Apply(p plan.Plan) error {
-	if f.err != nil {
-		err := f.err
-		f.err = nil
+	f.calls = append(f.calls, "apply")
+	if len(f.errs) > 0 {
+		err := f.errs[0]
+		f.errs = f.errs[1:]
 		return err
 	}
 	f.applied = append(f.applied, p)
@@ -73,7 +76,10 @@ func (f *fakeDevice) patchPeer(p plan.Peer) {
 		delete(f.Device.Peers, p.PublicKey)
 		return
 	}
-	have := f.Device.Peers[p.PublicKey]
+	have, exists := f.Device.Peers[p.PublicKey]
+	if p.Operation == plan.Update && !exists {
+		return // as with WireGuard's own update_only
+	}
 	have.PublicKey = p.PublicKey
 	if p.PresharedKey != nil {
 		have.PresharedKey = *p.PresharedKey

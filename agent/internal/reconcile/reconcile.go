@@ -58,6 +58,10 @@ type Options struct {
 	Base telemetry.Status
 	// Published, where not nil, is called after every new status.
 	Published func(telemetry.Status)
+	// Reloading, where not nil, is called before files are parsed and put in
+	// force, and what it returns after that: it makes much more garbage than what
+	// stays of it.
+	Reloading func() (done func())
 }
 
 // Reconciler owns all state between two runs. Only [Reconciler.Status] and
@@ -65,6 +69,7 @@ type Options struct {
 type Reconciler struct {
 	Options
 
+	opened    spec.Gateway   // what the device was opened for
 	snapshot  *spec.Snapshot // the last good one
 	peerNames map[key.Public]string
 	// formerNames are those of the snapshot before, for peers that leave.
@@ -86,6 +91,8 @@ type Reconciler struct {
 	// stages of the run under way, and when its current one began.
 	stages     []telemetry.Stage
 	stageStart time.Time
+	// reloaded is called at the end of the run under way, where not nil.
+	reloaded func()
 
 	draining atomic.Bool
 	drain    atomic.Int64 // nanoseconds
@@ -97,9 +104,10 @@ type Reconciler struct {
 
 // New returns a reconciler that has not run yet.
 func New(o Options) *Reconciler {
-	r := &Reconciler{Options: o, resolver: newResolver(o.Resolve, o.Now)}
+	r := &Reconciler{Options: o, opened: o.Initial.Gateway, resolver: newResolver(o.Resolve, o.Now)}
 	r.files = fingerprintOf(o.Files)
 	r.adopt(o.Initial, r.files)
+	r.Initial, r.Options.Files = nil, nil // megabytes, where there are many peers
 	r.lastRun.Store(o.Now().UnixNano())
 	r.publish()
 	return r

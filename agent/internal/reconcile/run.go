@@ -25,7 +25,11 @@ const summaryLimit = 20
 func (r *Reconciler) run(ctx context.Context, reason string) {
 	start := r.Now()
 	r.stages, r.stageStart = nil, start
+	defer r.endReload()
 	r.reload()
+	if r.pending {
+		r.beginReload()
+	}
 	changes, err := r.converge(ctx)
 	took := r.Now().Sub(start)
 	r.Instruments.RunDuration.Observe(took.Seconds())
@@ -48,8 +52,22 @@ func (r *Reconciler) run(ctx context.Context, reason string) {
 		r.Log.Info("applied", "reason", reason, "changes", changes)
 	}
 	r.runError = err
+	r.observed.Device.Peers = nil // as many as configured, and read afresh by every run
 	r.lastRun.Store(r.Now().UnixNano())
 	r.publish()
+}
+
+func (r *Reconciler) beginReload() {
+	if r.reloaded == nil && r.Reloading != nil {
+		r.reloaded = r.Reloading()
+	}
+}
+
+func (r *Reconciler) endReload() {
+	if r.reloaded != nil {
+		r.reloaded()
+		r.reloaded = nil
+	}
 }
 
 // stage notes that a part of the run has ended.
@@ -82,6 +100,7 @@ func (r *Reconciler) reload() {
 	if now == r.files {
 		return
 	}
+	r.beginReload()
 	s, err := r.Load(files)
 	r.stage("load")
 	if err == nil {
@@ -128,7 +147,7 @@ func (r *Reconciler) refuse(now fingerprint, err error) {
 // the Pod's own specification says too. An old Pod that took it up while the new
 // one cannot start would leave nobody to serve.
 func (r *Reconciler) reloadable(s *spec.Snapshot) error {
-	was, is := r.Initial.Gateway, s.Gateway
+	was, is := r.opened, s.Gateway
 	var faults spec.Faults
 	for _, field := range []struct {
 		path    string
@@ -166,43 +185,67 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	r.stage("uplink")
 	r.desired = state.Build(state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: r.uplink})
 	r.stage("build")
+	changes := r.applyChanges()
 	if err := r.observe(); err != nil {
-		return nil, err
+		return changes, err
 	}
 	r.stage("observe")
 	seen := r.observed
 	seen.FirewallInPlace = seen.FirewallInPlace && !r.tableInDoubt
 	p := plan.Diff(r.desired, seen, r.applied)
-	r.stage("diff")
-	desired := r.desired // a copy: the next run builds r.desired anew
+	r.stage("compare")
 	if p.Empty() {
+		desired := r.desired // a copy: the next run builds r.desired anew
 		r.applied = &desired
-		return nil, nil
+		return changes, nil
 	}
-	// Until all is done, what the table holds is in doubt.
-	r.tableInDoubt = true
+	changes = append(changes, p.Summary(summaryLimit)...)
 	if err := r.apply(p); err != nil {
-		return nil, errors.Join(err, r.observe())
+		return changes, errors.Join(err, r.observe())
 	}
-	r.stage("apply")
-	r.applied, r.tableInDoubt = &desired, false
+	r.stage("repair")
 	if err := r.observe(); err != nil {
-		return nil, err
+		return changes, err
 	}
-	if left := plan.Diff(desired, r.observed, &desired); !left.Empty() {
-		return nil, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
+	if left := plan.Diff(r.desired, r.observed, r.applied); !left.Empty() {
+		return changes, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
 	}
 	r.stage("verify")
-	return p.Summary(summaryLimit), nil
+	return changes, nil
 }
 
+// applyChanges puts in force what differs from what was applied last, before it
+// is known whether the system is still like that: what follows in the run finds
+// out, and mends what is not. That takes longer by far, and so an error here is
+// none yet. It returns what was changed.
+func (r *Reconciler) applyChanges() []string {
+	if r.applied == nil || r.tableInDoubt || r.runError != nil {
+		return nil
+	}
+	p := plan.Changes(r.desired, *r.applied)
+	r.stage("diff")
+	if p.Empty() {
+		return nil
+	}
+	if err := r.apply(p); err != nil {
+		r.Log.Warn("cannot apply the changes alone, comparing everything", "error", err)
+		return nil
+	}
+	r.stage("apply")
+	return p.Summary(summaryLimit)
+}
+
+// apply carries out a plan that leads to what is desired.
 func (r *Reconciler) apply(p plan.Plan) error {
+	r.tableInDoubt = true // until all is done
 	if err := r.Firewall.Apply(p.Firewall); err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
 	if err := r.Device.Apply(p); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
+	desired := r.desired // a copy: the next run builds r.desired anew
+	r.applied, r.tableInDoubt = &desired, false
 	return nil
 }
 
