@@ -157,12 +157,15 @@ func testDestinations(t *testing.T, l *lab) {
 	}
 }
 
-// Peers reach each other only where routing.peerToPeer says so.
+// Peers reach each other only where routing.peerToPeer says so, and then no more
+// than their destinations allow.
 func testIsolation(t *testing.T, l *lab) {
 	bob := netip.AddrPortFrom(l.bob.addresses[0], 80)
 	for _, tt := range []struct{ values, want string }{
 		{"routing: {peerToPeer: false}", rejected},
 		{"routing: {peerToPeer: true}", passed},
+		{"routing: {peerToPeer: true, allowedDestinations: [{cidr: 10.244.0.0/16}]}", rejected},
+		{"routing: {peerToPeer: true, allowedDestinations: [{cidr: 10.8.0.3/32}]}", passed},
 		{"routing: {peerToPeer: false}", rejected},
 	} {
 		l.apply(t, func(c *gateway.Config) { c.Values = tt.values })

@@ -42,7 +42,7 @@ func testRefused(t *testing.T, o *office) {
 		{"configuration not readable", onFile("config", "gateway.yaml", func(path string) error { return os.Chmod(path, 0) }), []string{"config/", "gateway.yaml", "permission denied"}},
 		{"gateway's key not readable", onFile("key", "privateKey", func(path string) error { return os.Chmod(path, 0) }), []string{"key/", "privateKey", "permission denied"}},
 		{"directory not readable", onFile("psk-0", ".", func(path string) error { return os.Chmod(path, 0) }), []string{"psk/" + pskSecret, "permission denied"}},
-		{"directory gone", onFile("config", ".", os.RemoveAll), []string{"config/gateway.yaml", "missing"}},
+		{"directory gone", onFile("config", ".", os.RemoveAll), []string{"/etc/vpn-gateway/config/", "no such file or directory"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -114,7 +114,7 @@ func TestIPv6(t *testing.T) {
 	if outcome, _ := flow(t, w.Clients[0], "tcp", toBob); outcome != rejected {
 		t.Errorf("to the other peer: %s, want %s", outcome, rejected)
 	}
-	c.Values = strings.Replace(c.Values, "{ipv6:", `{routing: {peerToPeer: true, allowedDestinations: [{cidr: "fd00:244::/32", protocol: tcp}]}, ipv6:`, 1)
+	c.Values = strings.Replace(c.Values, "{ipv6:", `{routing: {peerToPeer: true, allowedDestinations: [{cidr: "fd00::/16", protocol: tcp}]}, ipv6:`, 1)
 	if err := w.Reload(t.Context(), c); err != nil {
 		t.Fatal(err)
 	}
