@@ -175,14 +175,3 @@ func ruleset(t *testing.T, ns *netns.NS) []string {
 	named := regexp.MustCompile(`\b(hosts|networks|grants)([46])[ab]\b`)
 	return slices.Collect(strings.Lines(named.ReplaceAllString(string(out), "$1$2")))
 }
-
-// tables are the names of the nftables tables of a ruleset.
-func (s system) tables() []string {
-	var out []string
-	for _, line := range s.Ruleset {
-		if name, ok := strings.CutPrefix(line, "table "); ok {
-			out = append(out, strings.TrimSuffix(strings.TrimSpace(name), " {"))
-		}
-	}
-	return out
-}
