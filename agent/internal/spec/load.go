@@ -286,7 +286,7 @@ func child(n *yaml.Node, element any) *yaml.Node {
 func sortedBelow(files Files, dir string) []string {
 	var out []string
 	for _, f := range slices.Sorted(maps.Keys(files)) {
-		if strings.HasPrefix(f, dir) {
+		if strings.HasPrefix(f, dir) && !strings.HasSuffix(f, "/") {
 			out = append(out, f)
 		}
 	}

@@ -184,10 +184,10 @@ func TestLoadFaults(t *testing.T) {
 		{"aliases", minimal("routing: {routes: &r [10.0.0.0/8], dns: *r}\n"), []string{
 			`config/gateway.yaml:3: routing.dns: an alias; write out what it stands for`,
 		}},
-		{"Secrets that are not mounted", with(minimal("peersFrom: {existingSecrets: [team-a, team-b]}\npresharedKeys: {existingSecrets: [psks]}\n"),
-			"peers.d/team-a/x.yaml", "peers: []"), []string{
-			`config/gateway.yaml:3: peersFrom.existingSecrets[1]: "team-b": there is no file in peers.d/team-b/; mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it`,
-			`config/gateway.yaml:4: presharedKeys.existingSecrets[0]: "psks": there is no file in psk/psks/; mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it`,
+		{"Secrets that are not mounted", with(with(minimal("peersFrom: {existingSecrets: [team-a, team-b]}\npresharedKeys: {existingSecrets: [empty, psks]}\n"),
+			"peers.d/team-a/x.yaml", "peers: []"), "psk/empty/", ""), []string{
+			`config/gateway.yaml:3: peersFrom.existingSecrets[1]: "team-b": not mounted at peers.d/team-b/; mount that Secret there; a running Pod takes no new mount, the one that replaces it will have it`,
+			`config/gateway.yaml:4: presharedKeys.existingSecrets[1]: "psks": not mounted at psk/psks/; mount that Secret there; a running Pod takes no new mount, the one that replaces it will have it`,
 		}},
 		{"an endpoint behind itself", minimal("peers:\n" + p(2, "addresses: [10.8.0.2], endpoint: '203.0.113.7:1', allowedIPs: [203.0.113.0/24]")), []string{
 			`config/gateway.yaml:4: peers[0].allowedIPs[0]: "203.0.113.0/24": covers the peer's own endpoint 203.0.113.7:1, so that encrypted packets would be routed into the tunnel; leave the endpoint's network out`,

@@ -20,6 +20,8 @@ import (
 //	key/privateKey                 the gateway's private key (a Secret)
 //	psk/<secret>/<peer name>       pre-shared keys (any number of Secrets)
 //	peers.d/<secret>/<name>.yaml   more peers (any number of Secrets)
+//
+// A path with a slash at its end is a directory, which may be empty.
 type Files map[string][]byte
 
 // Paths of the files that must exist, and the folders of those that may.

@@ -45,7 +45,7 @@ func (l *loader) validate(s *Snapshot) {
 	l.disjointPeers(s.Peers)
 }
 
-// mounts reports Secrets of which there is no file.
+// mounts reports Secrets that are not mounted.
 func (l *loader) mounts(file, section, dir string, from Secrets) {
 	for i, name := range from.ExistingSecrets {
 		below := dir + name + "/"
@@ -54,8 +54,8 @@ func (l *loader) mounts(file, section, dir string, from Secrets) {
 			found = found || strings.HasPrefix(f, below)
 		}
 		if !found {
-			l.fault(file, at(section, "existingSecrets", i), show(name), "there is no file in "+below,
-				"mount that Secret there, with one key at least; a running Pod takes no new mount, the one that replaces it will have it")
+			l.fault(file, at(section, "existingSecrets", i), show(name), "not mounted at "+below,
+				"mount that Secret there; a running Pod takes no new mount, the one that replaces it will have it")
 		}
 	}
 }

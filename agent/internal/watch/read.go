@@ -30,8 +30,9 @@ const attempts = 10
 // ..data link is resolved once and everything is read from its target; where the
 // link leads elsewhere at the end, everything is read again. So a swap in
 // mid-reading can neither mix two versions nor leave out files that the kubelet
-// has just removed with the old one. Hidden names are left out. The error is that
-// of the operating system, with the path.
+// has just removed with the old one. Hidden names are left out. A directory stands
+// there too, with a slash at its end and no content: an empty Secret is not one
+// that is not mounted. The error is that of the operating system, with the path.
 func Read(dir string) (spec.Files, error) {
 	files := spec.Files{}
 	if err := readInto(files, dir, ""); err != nil {
@@ -68,6 +69,9 @@ func readDir(files spec.Files, dir, prefix string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
+	}
+	if prefix != "" {
+		files[prefix] = nil
 	}
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {

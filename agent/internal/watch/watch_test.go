@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -79,6 +80,7 @@ func TestRead(t *testing.T) {
 	want := spec.Files{
 		"config/gateway.yaml": []byte("two"), "psk/team/alice": []byte("a"), "psk/team/bob": []byte("b"),
 		"peers.d/hand/x.yaml": []byte("peers: []"),
+		"config/":             nil, "psk/": nil, "psk/team/": nil, "peers.d/": nil, "peers.d/hand/": nil,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
@@ -103,6 +105,7 @@ func TestReadWhileSwapped(t *testing.T) {
 	go func() {
 		for {
 			files, err := Read(dir)
+			maps.DeleteFunc(files, func(name string, _ []byte) bool { return strings.HasSuffix(name, "/") })
 			seen := map[string]int{}
 			for _, content := range files {
 				seen[string(content)]++

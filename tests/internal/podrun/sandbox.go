@@ -42,15 +42,21 @@ func newSandbox(network *netns.NS) (*sandbox, error) {
 // serve is the thread. It is never unlocked and so ends with this goroutine.
 func (s *sandbox) serve(network *netns.NS, ready chan<- error) {
 	runtime.LockOSThread()
+	if unix.Gettid() == os.Getpid() {
+		// What the first thread sees is what /proc/self shows to all of them. While
+		// this goroutine holds it, another one gets another thread.
+		defer runtime.UnlockOSThread()
+		go s.serve(network, ready)
+		<-s.done
+		return
+	}
 	defer close(s.done)
 	home, err := openNamespaces("net", "mnt")
 	if err != nil {
 		ready <- err
 		return
 	}
-	// The process's first thread does not end with its goroutine: it goes home,
-	// so that it can't keep the Pod's namespaces alive.
-	defer home.restore()
+	defer home.restore() // a thread that outlives us must not keep the Pod's namespaces alive
 	s.tid = unix.Gettid()
 	if err := s.enter(network); err != nil {
 		ready <- err

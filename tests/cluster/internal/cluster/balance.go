@@ -7,7 +7,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
+	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/machine"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/network"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/topology"
 )
@@ -40,7 +42,36 @@ func (c *Cluster) Balance(ctx context.Context, namespace, service string, ip net
 	if err != nil {
 		return topology.Node{}, err
 	}
+	// A packet that comes before kube-proxy knows the address leaves a flow behind
+	// that is translated to nowhere, and each retry of a client keeps it alive.
+	err = c.await(ctx, "kube-proxy of "+node.Name+" to know "+ip.String(), func() (bool, error) {
+		return c.translates(node.Name, ip)
+	})
+	if err != nil {
+		return topology.Node{}, err
+	}
 	return node, network.RouteClient(ip, node.IP)
+}
+
+// translates looks for the address among the Services of the node's kube-proxy
+// (pkg/proxy/nftables in Kubernetes: table kube-proxy, map service-ips).
+func (c *Cluster) translates(node string, ip netip.Addr) (bool, error) {
+	family := "ip"
+	if ip.Is6() {
+		family = "ip6"
+	}
+	var listing, complaint strings.Builder
+	status, err := c.Exec(node, machine.Command{
+		Args:   []string{"nft", "list", "map", family, "kube-proxy", "service-ips"},
+		Stdout: &listing, Stderr: &complaint,
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case status != 0:
+		return false, fmt.Errorf("nft: %s", strings.TrimSpace(complaint.String()))
+	}
+	return strings.Contains(listing.String(), ip.String()+" . "), nil
 }
 
 // choose picks the first node by name that has a ready endpoint and runs.
