@@ -107,7 +107,7 @@ func New(o Options) *Reconciler {
 	r := &Reconciler{Options: o, opened: o.Initial.Gateway, resolver: newResolver(o.Resolve, o.Now)}
 	r.files = fingerprintOf(o.Files)
 	r.adopt(o.Initial, r.files)
-	r.Initial, r.Options.Files = nil, nil // megabytes, where there are many peers
+	r.Initial, r.Files = nil, nil // megabytes, where there are many peers
 	r.lastRun.Store(o.Now().UnixNano())
 	r.publish()
 	return r
