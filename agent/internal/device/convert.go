@@ -1,6 +1,7 @@
 package device
 
 import (
+	"crypto/sha256"
 	"net"
 	"net/netip"
 	"slices"
@@ -56,7 +57,7 @@ func observedPeers(list []wgtypes.Peer) map[key.Public]state.ObservedPeer {
 
 // peerConfigs keeps the plan's order and sends nothing that it leaves alone.
 func peerConfigs(list []plan.Peer) []wgtypes.PeerConfig {
-	out := make([]wgtypes.PeerConfig, 0, len(list))
+	out := removals(list)
 	for _, p := range list {
 		c := wgtypes.PeerConfig{PublicKey: wgtypes.Key(p.PublicKey)}
 		if p.Operation == plan.Remove {
@@ -74,13 +75,34 @@ func peerConfigs(list []plan.Peer) []wgtypes.PeerConfig {
 			c.Endpoint = net.UDPAddrFromAddrPort(*p.Endpoint)
 		}
 		c.PersistentKeepaliveInterval = p.Keepalive
-		c.ReplaceAllowedIPs = p.ReplaceAllowedIPs
-		for _, prefix := range p.AllowedIPs {
-			c.AllowedIPs = append(c.AllowedIPs, *ipNetOf(prefix))
-		}
+		c.AllowedIPs = ipNetsOf(p.AllowedIPs)
 		out = append(out, c)
 	}
 	return out
+}
+
+// removals takes allowed IPs away from their peers. Before Linux 6.16 there was no
+// message for that, and to replace all of a peer's by those that stay leaves it
+// without any for a moment, in which packets are lost. But whoever is given an
+// allowed IP takes it from its owner: a passing peer takes them all, and leaves.
+// This comes first, since the plan may give some of them to others.
+func removals(list []plan.Peer) []wgtypes.PeerConfig {
+	var unwanted []net.IPNet
+	for _, p := range list {
+		unwanted = append(unwanted, ipNetsOf(p.RemoveAllowedIPs)...)
+	}
+	out := make([]wgtypes.PeerConfig, 0, len(list)+2)
+	if len(unwanted) == 0 {
+		return out
+	}
+	passing := passingPeer()
+	return append(out, wgtypes.PeerConfig{PublicKey: passing, AllowedIPs: unwanted}, wgtypes.PeerConfig{PublicKey: passing, Remove: true})
+}
+
+// passingPeer is a public key that nobody has the private key of. Should such a
+// peer stay behind, the next observation finds a peer that nobody asked for.
+func passingPeer() wgtypes.Key {
+	return wgtypes.Key(sha256.Sum256([]byte("vpn-gateway: takes allowed IPs away")))
 }
 
 // prefixOf is false for nil and for masks with holes.
@@ -97,6 +119,14 @@ func prefixOf(n *net.IPNet) (netip.Prefix, bool) {
 		return netip.Prefix{}, false
 	}
 	return netip.PrefixFrom(addr, ones), true
+}
+
+func ipNetsOf(list []netip.Prefix) []net.IPNet {
+	var out []net.IPNet
+	for _, p := range list {
+		out = append(out, *ipNetOf(p))
+	}
+	return out
 }
 
 func ipNetOf(p netip.Prefix) *net.IPNet {

@@ -85,10 +85,6 @@ func TestPeerConfigs(t *testing.T) {
 			wgtypes.PeerConfig{PublicKey: wgtypes.Key{2}, UpdateOnly: true, AllowedIPs: []net.IPNet{{IP: net.IP{10, 0, 0, 0}, Mask: net.CIDRMask(8, 32)}}},
 		},
 		{
-			"update of allowed IPs, none", plan.Peer{Operation: plan.Update, PublicKey: k(2), ReplaceAllowedIPs: true},
-			wgtypes.PeerConfig{PublicKey: wgtypes.Key{2}, UpdateOnly: true, ReplaceAllowedIPs: true},
-		},
-		{
 			"add", plan.Peer{Operation: plan.Add, PublicKey: k(3), Endpoint: &endpoint, Keepalive: &keepalive, AllowedIPs: prefixes("fd00::/64")},
 			wgtypes.PeerConfig{
 				PublicKey: wgtypes.Key{3}, Endpoint: &net.UDPAddr{IP: net.IP{203, 0, 113, 9}, Port: 4500}, PersistentKeepaliveInterval: &keepalive,
@@ -108,6 +104,26 @@ func TestPeerConfigs(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, peerConfigs(peers)); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
+	}
+}
+
+// What is taken away from anybody goes first, all at once, so that nothing that
+// another peer is given then is taken from that one.
+func TestPeerConfigsTakeAllowedIPsAway(t *testing.T) {
+	ipNet := func(text string) net.IPNet { return *ipNetOf(netip.MustParsePrefix(text)) }
+	a, b := wgtypes.Key{1}, wgtypes.Key{2}
+	got := peerConfigs([]plan.Peer{
+		{Operation: plan.Update, PublicKey: key.Public(a), AllowedIPs: prefixes("10.2.0.0/16"), RemoveAllowedIPs: prefixes("10.1.0.0/16", "fd00::/64")},
+		{Operation: plan.Update, PublicKey: key.Public(b), AllowedIPs: prefixes("10.1.0.0/16"), RemoveAllowedIPs: prefixes("10.2.0.0/16")},
+	})
+	want := []wgtypes.PeerConfig{
+		{PublicKey: passingPeer(), AllowedIPs: []net.IPNet{ipNet("10.1.0.0/16"), ipNet("fd00::/64"), ipNet("10.2.0.0/16")}},
+		{PublicKey: passingPeer(), Remove: true},
+		{PublicKey: a, UpdateOnly: true, AllowedIPs: []net.IPNet{ipNet("10.2.0.0/16")}},
+		{PublicKey: b, UpdateOnly: true, AllowedIPs: []net.IPNet{ipNet("10.1.0.0/16")}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("configuration (-want +got):\n%s", diff)
 	}
 }
 

@@ -68,10 +68,9 @@ type Peer struct {
 	PresharedKey *key.Preshared // zero removes it
 	Endpoint     *netip.AddrPort
 	Keepalive    *time.Duration // zero switches it off
-	// AllowedIPs are added to the peer's, or stand in for them where
-	// ReplaceAllowedIPs is set.
-	AllowedIPs        []netip.Prefix
-	ReplaceAllowedIPs bool
+	// AllowedIPs are added to the peer's, and RemoveAllowedIPs taken away, in
+	// such a way that no packet misses those that stay.
+	AllowedIPs, RemoveAllowedIPs []netip.Prefix
 }
 
 // Firewall changes the nftables table.
@@ -233,15 +232,8 @@ func update(want *state.Peer, have *state.ObservedPeer, applied *lastApplied) (P
 	if slices.Equal(want.AllowedIPs, have.AllowedIPs) {
 		return p, changed
 	}
-	missing, extra := difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
-	switch {
-	case len(extra) > 0:
-		// There is no message to remove one prefix; the peer keeps its session.
-		p.AllowedIPs, p.ReplaceAllowedIPs, changed = want.AllowedIPs, true, true
-	case len(missing) > 0:
-		p.AllowedIPs, changed = missing, true
-	}
-	return p, changed
+	p.AllowedIPs, p.RemoveAllowedIPs = difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
+	return p, true
 }
 
 func copied[T any](v T) *T { return &v }
@@ -367,7 +359,7 @@ func (p Peer) summary() string {
 	if p.Keepalive != nil {
 		fields = append(fields, "persistentKeepalive")
 	}
-	if len(p.AllowedIPs) > 0 || p.ReplaceAllowedIPs {
+	if len(p.AllowedIPs)+len(p.RemoveAllowedIPs) > 0 {
 		fields = append(fields, "allowedIPs")
 	}
 	return text + " (" + strings.Join(fields, ", ") + ")"

@@ -65,15 +65,15 @@ func TestDiffUpdatesWhatDiffers(t *testing.T) {
 		{"no keepalive", func(p *state.Peer) { p.Keepalive = 0 }, Peer{Keepalive: &off}},
 		{"endpoint", func(p *state.Peer) { p.Endpoint = there }, Peer{Endpoint: &there}},
 		{"no endpoint: the device keeps its own", func(p *state.Peer) { p.Endpoint = netip.AddrPort{} }, Peer{}},
-		{"one network more: no replacement", func(p *state.Peer) { p.AllowedIPs = prefixes("10.8.0.2/32", "172.16.0.0/16", "192.168.1.0/24") },
+		{"one network more", func(p *state.Peer) { p.AllowedIPs = prefixes("10.8.0.2/32", "172.16.0.0/16", "192.168.1.0/24") },
 			Peer{AllowedIPs: prefixes("172.16.0.0/16")}},
 		{"one network less", func(p *state.Peer) { p.AllowedIPs = prefixes("10.8.0.2/32") },
-			Peer{AllowedIPs: prefixes("10.8.0.2/32"), ReplaceAllowedIPs: true}},
+			Peer{RemoveAllowedIPs: prefixes("192.168.1.0/24")}},
 		{"one network for another", func(p *state.Peer) { p.AllowedIPs = prefixes("10.8.0.2/32", "192.168.0.0/16") },
-			Peer{AllowedIPs: prefixes("10.8.0.2/32", "192.168.0.0/16"), ReplaceAllowedIPs: true}},
-		{"no network", func(p *state.Peer) { p.AllowedIPs = nil }, Peer{ReplaceAllowedIPs: true}},
+			Peer{AllowedIPs: prefixes("192.168.0.0/16"), RemoveAllowedIPs: prefixes("192.168.1.0/24")}},
+		{"no network", func(p *state.Peer) { p.AllowedIPs = nil }, Peer{RemoveAllowedIPs: prefixes("10.8.0.2/32", "192.168.1.0/24")}},
 		{"all at once", func(p *state.Peer) { *p = state.Peer{Name: "alice", PublicKey: alice, Endpoint: there} },
-			Peer{PresharedKey: &none, Keepalive: &off, Endpoint: &there, ReplaceAllowedIPs: true}},
+			Peer{PresharedKey: &none, Keepalive: &off, Endpoint: &there, RemoveAllowedIPs: prefixes("10.8.0.2/32", "192.168.1.0/24")}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -321,7 +321,7 @@ func TestSummary(t *testing.T) {
 		},
 		Device: Device{PrivateKey: &private, ListenPort: &port, Peers: []Peer{
 			{Operation: Remove, Name: "alice"},
-			{Operation: Update, Name: "bob", PresharedKey: &psk, Endpoint: &here, Keepalive: &keepalive, ReplaceAllowedIPs: true},
+			{Operation: Update, Name: "bob", PresharedKey: &psk, Endpoint: &here, Keepalive: &keepalive, RemoveAllowedIPs: prefixes("10.8.0.2/32")},
 			{Operation: Add, Name: "carol", PresharedKey: &psk},
 		}},
 		Forward: []string{"eth0", "wg0"},

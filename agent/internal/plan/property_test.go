@@ -136,9 +136,9 @@ func (d *device) apply(p Peer) (robbed []key.Public) {
 	if p.Keepalive != nil {
 		have.Keepalive = *p.Keepalive
 	}
-	if p.ReplaceAllowedIPs {
-		have.AllowedIPs = nil
-	}
+	have.AllowedIPs = slices.DeleteFunc(slices.Clone(have.AllowedIPs), func(a netip.Prefix) bool {
+		return slices.Contains(p.RemoveAllowedIPs, a)
+	})
 	for _, prefix := range p.AllowedIPs {
 		for k, other := range d.peers {
 			if i := slices.Index(other.AllowedIPs, prefix); i >= 0 && k != p.PublicKey {

@@ -90,10 +90,7 @@ func (f *fakeDevice) patchPeer(p plan.Peer) {
 	if p.Keepalive != nil {
 		have.Keepalive = *p.Keepalive
 	}
-	if p.ReplaceAllowedIPs {
-		have.AllowedIPs = nil
-	}
-	have.AllowedIPs = patch(have.AllowedIPs, p.AllowedIPs, nil)
+	have.AllowedIPs = patch(have.AllowedIPs, p.AllowedIPs, p.RemoveAllowedIPs)
 	f.Device.Peers[p.PublicKey] = have
 }
 
