@@ -209,6 +209,8 @@ func (m *many) changes(ctx context.Context) ([]swapped, error) {
 	}
 	var out []swapped
 	for range churn {
+		// Changes come one by one: the last one's garbage is out of the way.
+		time.Sleep(time.Duration(200+rand.IntN(200)) * time.Millisecond)
 		i := rand.IntN(len(m.peers))
 		s, err := m.rig.swap(ctx, &m.peers[i], secrets[fmt.Sprintf("peers-%02d", i/perSecret)])
 		if err != nil {

@@ -175,7 +175,7 @@ func (p *peer) rotate(s *corev1.Secret) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("Secret %s does not hold the key of %s", s.Name, p.name)
+		return fmt.Errorf("the Secret %s does not hold the key of %s", s.Name, p.name)
 	}
 	p.psk = psk
 	return nil
