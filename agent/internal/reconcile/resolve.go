@@ -48,10 +48,7 @@ func (r *resolver) lookup(ctx context.Context, s *spec.Snapshot) map[spec.Endpoi
 	out := map[spec.Endpoint]netip.AddrPort{}
 	for i := range s.Peers {
 		e := s.Peers[i].Endpoint
-		if e.IsZero() {
-			continue
-		}
-		if _, literal := e.AddrPort(); literal {
+		if _, literal := e.AddrPort(); literal || e.IsZero() {
 			continue
 		}
 		pause := resolveRetry
