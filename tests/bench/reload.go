@@ -130,12 +130,7 @@ func (p *peer) config() wgtypes.PeerConfig {
 
 // memory compares what both processes have in memory.
 func (m *many) memory(when string) (row, error) {
-	for range 5 {
-		ours, _ := m.rig.Container().Usage()
-		bare, _ := m.bare.usage()
-		m.progress("DEBUG %s / %s peak %s", mib(ours.RSS), mib(bare.RSS), mib(ours.PeakRSS))
-		time.Sleep(settle)
-	}
+	time.Sleep(settle)
 	ours, err := m.rig.Container().Usage()
 	if err != nil {
 		return row{}, err
