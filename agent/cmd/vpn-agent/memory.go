@@ -13,15 +13,15 @@ const (
 	// bytes, while nothing is being changed. Left alone, Go lets it grow to the size
 	// of what is alive; and with 10,000 peers wireguard-go's queues and stacks alone
 	// are 350 MB, so that every gateway would need twice the memory that it uses.
-	restHeadroom = 16 << 20
+	restHeadroom = 8 << 20
 	// reloadHeadroom is the same while files are put in force: enough for most
 	// reloads to end without a collection, which would slow them.
-	reloadHeadroom = 96 << 20
+	reloadHeadroom = 32 << 20
 	// tidyAfter is how long after a reload what it used is given back to the
 	// operating system, unless the next one has begun.
 	tidyAfter = time.Second
 	// leastPercent bounds the work: a collection looks at all that is alive.
-	leastPercent, mostPercent = 3, 100
+	leastPercent, mostPercent = 2, 100
 )
 
 // memory keeps the process near what it needs. It leaves everything alone where
