@@ -147,9 +147,27 @@ func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
 	return o.Peers, err
 }
 
+// EachSession calls visit for every peer, with its public key, its endpoint, the
+// time of its last handshake and its counters. The rest may be missing, and the
+// memory is used again. After Close the error wraps [fs.ErrClosed].
+func (d *Device) EachSession(visit func(*state.ObservedPeer)) error {
+	if own, ok := d.backend.(reader); ok {
+		if err := own.eachSession(visit); err != nil {
+			return fmt.Errorf("reading device %s: %w", d.name, err)
+		}
+		return nil
+	}
+	o, err := d.read()
+	if err != nil {
+		return err
+	}
+	return state.Each(o.Peers)(visit)
+}
+
 // reader is a backend that is read without wgctrl.
 type reader interface {
 	read() (state.ObservedDevice, error)
+	eachSession(visit func(*state.ObservedPeer)) error
 }
 
 func (d *Device) read() (state.ObservedDevice, error) {

@@ -21,7 +21,10 @@ import (
 // of every look at them (BenchmarkDump, BenchmarkRead).
 type dumpReader struct {
 	device state.ObservedDevice
-	rest   []byte // of a line that is not complete
+	// visit, where not nil, is called for every peer in place of a list of them. It
+	// gets what [Device.EachSession] promises, in memory that is used again.
+	visit func(*state.ObservedPeer)
+	rest  []byte // of a line that is not complete
 
 	peer     state.ObservedPeer // is being read; its key is zero before the first
 	prefixes []netip.Prefix     // of all peers, in one piece of memory: a peer mostly has one
@@ -80,6 +83,9 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 		r.endPeer()
 		p.PublicKey, err = hexKey(value)
 	case "preshared_key":
+		if r.visit != nil {
+			return nil
+		}
 		var k [key.Len]byte
 		k, err = hexKey(value)
 		p.PresharedKey = key.NewPreshared(k)
@@ -92,6 +98,9 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 		seconds, err = number(value)
 		p.Keepalive = time.Duration(seconds) * time.Second
 	case "allowed_ip":
+		if r.visit != nil {
+			return nil
+		}
 		var prefix netip.Prefix
 		if prefix, err = netip.ParsePrefix(string(value)); err == nil {
 			r.prefixes = append(r.prefixes, prefix.Masked())
@@ -115,6 +124,11 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 // endPeer puts the peer that was read among the others.
 func (r *dumpReader) endPeer() {
 	if r.peer.PublicKey.IsZero() {
+		return
+	}
+	if r.visit != nil {
+		r.visit(&r.peer)
+		r.peer = state.ObservedPeer{}
 		return
 	}
 	r.peer.AllowedIPs = r.prefixes[r.first:len(r.prefixes):len(r.prefixes)]

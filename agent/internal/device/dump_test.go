@@ -104,6 +104,14 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 		if len(got.Peers) == 0 {
 			t.Error("no peers were compared")
 		}
+		sessions := map[key.Public]state.ObservedPeer{}
+		if err := d.EachSession(func(p *state.ObservedPeer) { sessions[p.PublicKey] = *p }); err != nil {
+			t.Fatal(err)
+		}
+		rest := cmpopts.IgnoreFields(state.Peer{}, "PresharedKey", "AllowedIPs", "Keepalive")
+		if diff := cmp.Diff(got.Peers, sessions, byAddress, rest); diff != "" {
+			t.Errorf("sessions (-read +each):\n%s", diff)
+		}
 	}
 	compare()
 	if err := d.Apply(plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Remove, PublicKey: want.Device.Peers[0].PublicKey}}}}); err != nil {

@@ -37,8 +37,8 @@ func (f *fakeDevice) Observe() (state.Observed, error) {
 	return o, nil
 }
 
-func (f *fakeDevice) Peers() (map[key.Public]state.ObservedPeer, error) {
-	return maps.Clone(f.Device.Peers), nil
+func (f *fakeDevice) EachSession(visit func(*state.ObservedPeer)) error {
+	return state.Each(f.Device.Peers)(visit)
 }
 
 func (f *fakeDevice) Apply(p plan.Plan) error {

@@ -23,7 +23,9 @@ import (
 // Device is the tunnel; package device has the real ones.
 type Device interface {
 	Observe() (state.Observed, error)
-	Peers() (map[key.Public]state.ObservedPeer, error)
+	// EachSession calls visit for every peer, with what there is to know of its
+	// session; keys other than the public one and allowed IPs may be missing.
+	EachSession(visit func(*state.ObservedPeer)) error
 	Apply(plan.Plan) error
 }
 
@@ -72,7 +74,7 @@ type Reconciler struct {
 	opened    spec.Gateway   // what the device was opened for
 	snapshot  *spec.Snapshot // the last good one
 	peerNames map[key.Public]string
-	// formerNames are those of the snapshot before, for peers that leave.
+	// formerNames are those that the snapshot before had and this one has not.
 	formerNames map[key.Public]string
 	inForce     fingerprint    // of the snapshot's files
 	files       fingerprint    // of the last reading, good or bad
@@ -83,6 +85,7 @@ type Reconciler struct {
 	tableInDoubt bool
 	uplink       state.Uplink   // the last one that there was
 	observed     state.Observed // after the last run
+	inputs       state.Inputs   // of desired
 	desired      state.Desired
 	sessions     state.Sessions
 	reloads      telemetry.Reloads
@@ -160,31 +163,29 @@ func (r *Reconciler) Drain() time.Duration {
 	return time.Duration(r.drain.Load())
 }
 
-// watchSessions logs what peers did since the last look.
+// watchSessions looks at the peers between two runs.
 func (r *Reconciler) watchSessions() {
-	peers, err := r.Device.Peers()
-	if err != nil {
+	if err := r.look(r.Device.EachSession); err != nil {
 		r.Log.Error("cannot read the device", "error", err)
 		return
 	}
-	r.noteSessions(peers)
 	r.publish()
 }
 
-func (r *Reconciler) noteSessions(peers map[key.Public]state.ObservedPeer) {
-	var events []state.Event
-	r.sessions, events = r.sessions.Next(peers, r.Now())
+// look logs what peers did since the last look.
+func (r *Reconciler) look(each func(func(*state.ObservedPeer)) error) error {
+	events, err := r.sessions.Look(each, r.Now())
 	if len(events) == 0 {
-		return
+		return err
 	}
 	r.Instruments.CountEvents(events)
-	names := maps.Clone(r.peerNames)
-	for k, name := range r.formerNames {
-		if _, stays := names[k]; !stays {
-			names[k] = name
-		}
+	names := r.peerNames
+	if len(r.formerNames) > 0 {
+		names = maps.Clone(names)
+		maps.Copy(names, r.formerNames)
 	}
 	telemetry.LogEvents(r.Log, events, names)
+	return err
 }
 
 // backoff doubles a delay up to a limit.

@@ -48,7 +48,10 @@ func (r *resolver) lookup(ctx context.Context, s *spec.Snapshot) map[spec.Endpoi
 	out := map[spec.Endpoint]netip.AddrPort{}
 	for i := range s.Peers {
 		e := s.Peers[i].Endpoint
-		if _, literal := e.AddrPort(); literal || e.IsZero() {
+		if e.IsZero() {
+			continue
+		}
+		if _, literal := e.AddrPort(); literal {
 			continue
 		}
 		pause := resolveRetry

@@ -123,11 +123,17 @@ func (r *Reconciler) reload() {
 func (r *Reconciler) adopt(s *spec.Snapshot, f fingerprint) {
 	r.snapshot, r.inForce, r.pending = s, f, true
 	r.drain.Store(int64(s.Gateway.Server.Drain))
-	r.formerNames = r.peerNames
-	r.peerNames = make(map[key.Public]string, len(s.Peers))
-	for _, p := range s.Peers {
-		r.peerNames[p.PublicKey] = p.Name
+	names := make(map[key.Public]string, len(s.Peers))
+	for i := range s.Peers {
+		names[s.Peers[i].PublicKey] = s.Peers[i].Name
 	}
+	r.formerNames = map[key.Public]string{}
+	for k, name := range r.peerNames {
+		if _, stays := names[k]; !stays {
+			r.formerNames[k] = name
+		}
+	}
+	r.peerNames = names // a new map: probes and metrics may be reading the old one
 }
 
 // refuse keeps the last good state and says why, once for every new reason.
@@ -183,7 +189,10 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	}
 	resolved := r.resolver.lookup(ctx, r.snapshot)
 	r.stage("uplink")
-	r.desired = state.Build(state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: r.uplink})
+	inputs := state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: r.uplink}
+	if !inputs.Same(r.inputs) {
+		r.inputs, r.desired = inputs, state.Build(inputs)
+	}
 	r.stage("build")
 	changes := r.applyChanges()
 	if err := r.observe(); err != nil {
@@ -195,7 +204,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	p := plan.Diff(r.desired, seen, r.applied)
 	r.stage("compare")
 	if p.Empty() {
-		desired := r.desired // a copy: the next run builds r.desired anew
+		desired := r.desired // a copy: a later run builds r.desired anew
 		r.applied = &desired
 		return changes, nil
 	}
@@ -244,7 +253,7 @@ func (r *Reconciler) apply(p plan.Plan) error {
 	if err := r.Device.Apply(p); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
-	desired := r.desired // a copy: the next run builds r.desired anew
+	desired := r.desired // a copy: a later run builds r.desired anew
 	r.applied, r.tableInDoubt = &desired, false
 	return nil
 }
@@ -259,9 +268,11 @@ func (r *Reconciler) observe() error {
 	if err != nil {
 		return fmt.Errorf("observe the firewall: %w", err)
 	}
-	r.noteSessions(o.Device.Peers)
+	if err := r.look(state.Each(o.Device.Peers)); err != nil {
+		return err
+	}
 	for k, p := range o.Device.Peers {
-		if r.sessions[k].Activity == state.Dead {
+		if r.sessions.Of(k).Activity == state.Dead {
 			p.Lost = true
 			o.Device.Peers[k] = p
 		}

@@ -50,7 +50,7 @@ func (r *Reconciler) publish() {
 	s.Reloads = r.reloads
 	s.PublicKey = r.observed.Device.PrivateKey.Public()
 	s.ListenPort = r.observed.Device.ListenPort
-	s.Sessions = r.sessions
+	s.Sessions = r.sessions.Count()
 	s.PeerNames = r.peerNames
 	r.status.Store(&s)
 	r.announce()

@@ -2,6 +2,7 @@ package state
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -29,6 +30,12 @@ type Inputs struct {
 	// A name that is missing leaves its peer without endpoint.
 	Resolved map[spec.Endpoint]netip.AddrPort
 	Uplink   Uplink
+}
+
+// Same reports whether both lead to the same desired state, being the same
+// snapshot and the same in all else.
+func (in Inputs) Same(o Inputs) bool {
+	return in.Snapshot == o.Snapshot && in.Uplink == o.Uplink && maps.Equal(in.Resolved, o.Resolved)
 }
 
 // Uplink is the Pod's way to the Internet.

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -13,7 +14,7 @@ import (
 
 var byValue = cmpopts.EquateComparable(netip.Addr{}, netip.AddrPort{}, netip.Prefix{})
 
-func TestSessionsNext(t *testing.T) {
+func TestSessionsLook(t *testing.T) {
 	here, there := netip.MustParseAddrPort("192.0.2.1:1000"), netip.MustParseAddrPort("198.51.100.1:2000")
 	k := key.Public{1}
 	// A step is an observation, at a second since the start. A handshake is
@@ -140,31 +141,48 @@ func TestSessionsNext(t *testing.T) {
 					}
 					peers[k] = p
 				}
-				next, events := sessions.Next(peers, epoch.Add(time.Duration(s.at)*time.Second))
-				if got := next[k].Activity; got != s.want {
+				events, err := sessions.Look(Each(peers), epoch.Add(time.Duration(s.at)*time.Second))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := sessions.Of(k).Activity; got != s.want {
 					t.Errorf("at %d s: got %q, want %q", s.at, got, s.want)
 				}
 				if diff := cmp.Diff(s.wantEvents, events, byValue); diff != "" {
 					t.Errorf("at %d s: events (-want +got):\n%s", s.at, diff)
 				}
-				if len(next) != len(peers) {
-					t.Errorf("at %d s: %d sessions of %d peers", s.at, len(next), len(peers))
+				if len(sessions.peers) != len(peers) {
+					t.Errorf("at %d s: %d sessions of %d peers", s.at, len(sessions.peers), len(peers))
 				}
-				sessions = next
 			}
 		})
 	}
 }
 
-func TestSessionsNextLeavesTheReceiverAlone(t *testing.T) {
-	k, now := key.Public{1}, time.Unix(1_700_000_000, 0)
-	peers := map[key.Public]ObservedPeer{k: {LastHandshake: now, TransmitBytes: 1}}
-	first, _ := Sessions(nil).Next(peers, now)
-	want := first[k]
-	peers[k] = ObservedPeer{LastHandshake: now, TransmitBytes: 2}
-	second, _ := first.Next(peers, now.Add(time.Hour))
-	if first[k] != want || second[k] == want {
-		t.Errorf("the first sessions became %+v, want %+v", first[k], want)
+// What a look did not come to is not gone.
+func TestSessionsLookThatFails(t *testing.T) {
+	now, broken := time.Unix(1_700_000_000, 0), errors.New("broken")
+	a, b := key.Public{1}, key.Public{2}
+	peers := map[key.Public]ObservedPeer{
+		a: {Peer: Peer{PublicKey: a}, LastHandshake: now},
+		b: {Peer: Peer{PublicKey: b}, LastHandshake: now},
+	}
+	var sessions Sessions
+	if _, err := sessions.Look(Each(peers), now); err != nil {
+		t.Fatal(err)
+	}
+	events, err := sessions.Look(func(visit func(*ObservedPeer)) error {
+		visit(&ObservedPeer{Peer: Peer{PublicKey: a}})
+		return broken
+	}, now)
+	if !errors.Is(err, broken) {
+		t.Errorf("error: got %v, want %v", err, broken)
+	}
+	if diff := cmp.Diff([]Event{{Kind: PeerDisconnected, PublicKey: a}}, events, byValue); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(map[Activity]int{Connected: 1, Idle: 0, Dead: 0, Never: 1}, sessions.Count()); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
 	}
 }
 
@@ -174,10 +192,13 @@ func TestEventsAreSorted(t *testing.T) {
 	var want, got []key.Public
 	for i := range 50 {
 		k := key.Public{byte(i)}
-		peers[k] = ObservedPeer{LastHandshake: now}
+		peers[k] = ObservedPeer{Peer: Peer{PublicKey: k}, LastHandshake: now}
 		want = append(want, k)
 	}
-	_, events := Sessions(nil).Next(peers, now)
+	events, err := new(Sessions).Look(Each(peers), now)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, e := range events {
 		got = append(got, e.PublicKey)
 	}
@@ -192,8 +213,8 @@ func TestSessionsCount(t *testing.T) {
 		sessions Sessions
 		want     map[Activity]int
 	}{
-		{"none", nil, map[Activity]int{Connected: 0, Idle: 0, Dead: 0, Never: 0}},
-		{"some", Sessions{{1}: {Activity: Dead}, {2}: {Activity: Never}, {3}: {Activity: Dead}},
+		{"none", Sessions{}, map[Activity]int{Connected: 0, Idle: 0, Dead: 0, Never: 0}},
+		{"some", Sessions{peers: map[key.Public]Session{{1}: {Activity: Dead}, {2}: {Activity: Never}, {3}: {Activity: Dead}}},
 			map[Activity]int{Connected: 0, Idle: 0, Dead: 2, Never: 1}},
 	}
 	for _, tt := range tests {

@@ -118,8 +118,8 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 	if s.DataPlane != "" {
 		put(dataPlaneInfo, 1, s.DataPlane, s.DataPlaneReason)
 	}
-	for activity, n := range s.Sessions.Count() {
-		put(peers, float64(n), string(activity))
+	for _, activity := range state.Activities() {
+		put(peers, float64(s.Sessions[activity]), string(activity))
 	}
 	put(configuredPeers, float64(len(s.PeerNames)))
 	put(buildInfo, 1, s.Version, runtime.Version())

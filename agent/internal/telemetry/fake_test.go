@@ -35,7 +35,8 @@ func running() (Status, map[key.Public]state.ObservedPeer) {
 		},
 		bob: {Peer: state.Peer{PublicKey: bob}},
 	}
-	sessions, _ := state.Sessions(nil).Next(onDevice, now)
+	var sessions state.Sessions
+	_, _ = sessions.Look(state.Each(onDevice), now)
 	return Status{
 		Conditions: []Condition{
 			{Name: "config", Detail: "3 faults", Informational: true},
@@ -50,7 +51,7 @@ func running() (Status, map[key.Public]state.ObservedPeer) {
 		PublicKey:       key.Public{9},
 		ListenPort:      51820,
 		PeerNames:       map[key.Public]string{alice: `a"l\ice`, carol: "carol"},
-		Sessions:        sessions,
+		Sessions:        sessions.Count(),
 		Version:         "0.1.0",
 	}, onDevice
 }
@@ -71,7 +72,9 @@ func crowd(n int) (Status, map[key.Public]state.ObservedPeer) {
 			ReceiveBytes:  int64(i) * 1_000_003, TransmitBytes: int64(i) * 999_983,
 		}
 	}
-	s.Sessions, _ = state.Sessions(nil).Next(onDevice, time.Unix(1_700_000_000, 0))
+	var sessions state.Sessions
+	_, _ = sessions.Look(state.Each(onDevice), time.Unix(1_700_000_000, 0))
+	s.Sessions = sessions.Count()
 	return s, onDevice
 }
 

@@ -48,8 +48,8 @@ type Status struct {
 	ListenPort uint16
 	// PeerNames holds the configured peers.
 	PeerNames map[key.Public]string
-	// Sessions as of the last observation.
-	Sessions state.Sessions
+	// Sessions counts the peers by activity, as of the last observation.
+	Sessions map[state.Activity]int
 	Version  string
 }
 
