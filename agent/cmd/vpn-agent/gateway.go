@@ -140,7 +140,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
 		Reloading: mem.reloading,
 	})
-	handler := telemetry.NewHandler(telemetry.Options{Status: loop.Status, Peers: dev.Peers, Registry: registry, Log: log})
+	handler := telemetry.NewHandler(telemetry.Options{Status: loop.Status, EachPeer: dev.EachPeer, Registry: registry, Log: log})
 	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
 		return errors.Join(err, dev.Close())
 	}

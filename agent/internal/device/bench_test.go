@@ -32,7 +32,8 @@ func withPeers(b *testing.B, n int) (*Device, state.Desired) {
 	return d, want
 }
 
-// BenchmarkDump is what wgctrl itself takes; compare [BenchmarkRead].
+// BenchmarkDump is what wgctrl itself takes; compare [BenchmarkRead] and
+// [BenchmarkEachPeer].
 func BenchmarkDump(b *testing.B) {
 	d, _ := withPeers(b, manyPeers)
 	b.ReportAllocs()
@@ -49,6 +50,17 @@ func BenchmarkRead(b *testing.B) {
 	for b.Loop() {
 		if _, err := d.read(); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkEachPeer(b *testing.B) {
+	d, _ := withPeers(b, manyPeers)
+	b.ReportAllocs()
+	for b.Loop() {
+		n := 0
+		if err := d.EachPeer(func(*state.ObservedPeer) { n++ }); err != nil || n != manyPeers {
+			b.Fatalf("%d peers, %v", n, err)
 		}
 	}
 }

@@ -13,33 +13,20 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
-func observedDevice(d *wgtypes.Device) state.ObservedDevice {
-	return state.ObservedDevice{
-		PrivateKey: key.NewPrivate(d.PrivateKey),
-		ListenPort: uint16(d.ListenPort),
-		Peers:      observedPeers(d.Peers),
-	}
-}
-
-func observedPeers(list []wgtypes.Peer) map[key.Public]state.ObservedPeer {
-	n := 0
-	for i := range list {
-		n += len(list[i].AllowedIPs)
-	}
-	// One slice for the prefixes of all peers: a peer mostly has one.
-	prefixes := make([]netip.Prefix, 0, n)
-	out := make(map[key.Public]state.ObservedPeer, len(list))
-	for i := range list {
-		p := &list[i]
-		first := len(prefixes)
+// eachObserved shows the peers of wgctrl's dump to visit, as [Device.EachPeer]
+// does, and returns the rest of it.
+func eachObserved(d *wgtypes.Device, visit func(*state.ObservedPeer)) state.ObservedDevice {
+	var allowed []netip.Prefix
+	for i := range d.Peers {
+		p := &d.Peers[i]
+		allowed = allowed[:0]
 		for j := range p.AllowedIPs {
 			if prefix, ok := prefixOf(&p.AllowedIPs[j]); ok {
-				prefixes = append(prefixes, prefix.Masked())
+				allowed = append(allowed, prefix.Masked())
 			}
 		}
-		allowed := prefixes[first:len(prefixes):len(prefixes)]
 		slices.SortFunc(allowed, netip.Prefix.Compare)
-		out[key.Public(p.PublicKey)] = state.ObservedPeer{
+		visit(&state.ObservedPeer{
 			Peer: state.Peer{
 				PublicKey:    key.Public(p.PublicKey),
 				PresharedKey: key.NewPreshared(p.PresharedKey),
@@ -50,9 +37,9 @@ func observedPeers(list []wgtypes.Peer) map[key.Public]state.ObservedPeer {
 			LastHandshake: p.LastHandshakeTime,
 			ReceiveBytes:  p.ReceiveBytes,
 			TransmitBytes: p.TransmitBytes,
-		}
+		})
 	}
-	return out
+	return state.ObservedDevice{PrivateKey: key.NewPrivate(d.PrivateKey), ListenPort: uint16(d.ListenPort)}
 }
 
 // peerConfigs keeps the plan's order and sends nothing that it leaves alone.

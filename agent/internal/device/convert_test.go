@@ -30,7 +30,8 @@ func TestObservedPeers(t *testing.T) {
 	a, b := key.GeneratePrivate().Public(), key.GeneratePrivate().Public()
 	psk := key.GeneratePreshared()
 	at := time.Unix(1700000000, 5)
-	got := observedPeers([]wgtypes.Peer{
+	c := newCollector(0)
+	eachObserved(&wgtypes.Device{Peers: []wgtypes.Peer{
 		{
 			PublicKey: wgtypes.Key(a), PresharedKey: wgtypes.Key(psk.Bytes()),
 			Endpoint:                    &net.UDPAddr{IP: net.ParseIP("203.0.113.9"), Port: 4500}, // ::ffff:203.0.113.9
@@ -38,7 +39,8 @@ func TestObservedPeers(t *testing.T) {
 			AllowedIPs: []net.IPNet{ipNet("fd00::1/64"), ipNet("192.168.7.9/24"), ipNet("10.0.0.1/32"), {IP: net.IP{1, 2, 3, 4}, Mask: net.IPMask{255, 0, 255, 0}}},
 		},
 		{PublicKey: wgtypes.Key(b), Endpoint: &net.UDPAddr{IP: net.ParseIP("fe80::1"), Port: 1, Zone: "eth0"}, AllowedIPs: []net.IPNet{ipNet("0.0.0.0/0")}},
-	})
+	}}, c.add)
+	got := c.peers
 	want := map[key.Public]state.ObservedPeer{
 		a: {
 			Peer: state.Peer{

@@ -21,7 +21,6 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
@@ -47,6 +46,8 @@ type Device struct {
 	backend backend
 	reason  string
 	control *wgctrl.Client
+
+	peers atomic.Int64 // how many there were the last time that all were read
 
 	mu     sync.Mutex // held by what changes the device
 	closed atomic.Bool
@@ -140,49 +141,45 @@ func (d *Device) DataPlane() spec.DataPlane { return d.backend.plane() }
 // Reason says in one line why this data plane is in force.
 func (d *Device) Reason() string { return d.reason }
 
-// Peers reads the peers with their counters. After Close the error wraps
-// [fs.ErrClosed].
-func (d *Device) Peers() (map[key.Public]state.ObservedPeer, error) {
-	o, err := d.read()
-	return o.Peers, err
+// EachPeer calls visit for every peer, in no order. The memory that visit gets is
+// used again for the next one, with the list of allowed IPs. The error may come
+// after some of the peers; after Close it wraps [fs.ErrClosed].
+func (d *Device) EachPeer(visit func(*state.ObservedPeer)) error {
+	_, err := d.each(visit)
+	return err
 }
 
-// EachSession calls visit for every peer, with its public key, its endpoint, the
-// time of its last handshake and its counters. The rest may be missing, and the
-// memory is used again. After Close the error wraps [fs.ErrClosed].
-func (d *Device) EachSession(visit func(*state.ObservedPeer)) error {
-	if own, ok := d.backend.(reader); ok {
-		if err := own.eachSession(visit); err != nil {
-			return fmt.Errorf("reading device %s: %w", d.name, err)
-		}
-		return nil
-	}
-	o, err := d.read()
-	if err != nil {
-		return err
-	}
-	return state.Each(o.Peers)(visit)
-}
-
-// reader is a backend that is read without wgctrl.
+// reader is a backend that is read without wgctrl. What it returns has no peers:
+// they go to visit, as in [Device.EachPeer].
 type reader interface {
-	read() (state.ObservedDevice, error)
-	eachSession(visit func(*state.ObservedPeer)) error
+	read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error)
 }
 
-func (d *Device) read() (state.ObservedDevice, error) {
+func (d *Device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
 	own, ok := d.backend.(reader)
 	if !ok {
 		dump, err := d.dump()
 		if err != nil {
 			return state.ObservedDevice{}, err
 		}
-		return observedDevice(dump), nil
+		return eachObserved(dump, visit), nil
 	}
-	o, err := own.read()
+	o, err := own.read(visit)
 	if err != nil {
-		return state.ObservedDevice{}, fmt.Errorf("reading device %s: %w", d.name, err)
+		return o, fmt.Errorf("reading device %s: %w", d.name, err)
 	}
+	return o, nil
+}
+
+// read keeps what each shows.
+func (d *Device) read() (state.ObservedDevice, error) {
+	c := newCollector(int(d.peers.Load()))
+	o, err := d.each(c.add)
+	if err != nil {
+		return state.ObservedDevice{}, err
+	}
+	o.Peers = c.peers
+	d.peers.Store(int64(len(o.Peers)))
 	return o, nil
 }
 

@@ -211,12 +211,12 @@ func TestLifeOfADevice(t *testing.T) {
 		if diff := cmp.Diff(running, o, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}), counters); diff != "" {
 			t.Errorf("the device in force (-want +got):\n%s", diff)
 		}
-		peers, err := d.Peers()
-		if err != nil {
+		c := newCollector(0)
+		if err := d.EachPeer(c.add); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(running.Device.Peers, peers, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}), counters); diff != "" {
-			t.Errorf("Peers (-want +got):\n%s", diff)
+		if diff := cmp.Diff(running.Device.Peers, c.peers, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}), counters); diff != "" {
+			t.Errorf("EachPeer (-want +got):\n%s", diff)
 		}
 
 		if err := d.Remove(); err != nil {
@@ -316,11 +316,11 @@ func edit(f func(p *state.Peer)) func(*state.Desired, *client) {
 
 func observedPeer(t testing.TB, d *Device, c *client) state.ObservedPeer {
 	t.Helper()
-	peers, err := d.Peers()
-	if err != nil {
+	all := newCollector(0)
+	if err := d.EachPeer(all.add); err != nil {
 		t.Fatal(err)
 	}
-	p, ok := peers[c.private.Public()]
+	p, ok := all.peers[c.private.Public()]
 	if !ok {
 		t.Fatalf("the device does not know peer %s", c.private.Public())
 	}

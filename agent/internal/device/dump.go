@@ -20,24 +20,13 @@ import (
 // our goroutines, and with 10,000 peers two thirds of the time and of the garbage
 // of every look at them (BenchmarkDump, BenchmarkRead).
 type dumpReader struct {
-	device state.ObservedDevice
-	// visit, where not nil, is called for every peer in place of a list of them. It
-	// gets what [Device.EachSession] promises, in memory that is used again.
+	device state.ObservedDevice // without peers
+	// visit gets every peer, in memory that is used again: see [Device.EachPeer].
 	visit func(*state.ObservedPeer)
 	rest  []byte // of a line that is not complete
 
-	peer     state.ObservedPeer // is being read; its key is zero before the first
-	prefixes []netip.Prefix     // of all peers, in one piece of memory: a peer mostly has one
-	first    int                // of the peer's, in prefixes
-	seconds  int64
-}
-
-// newDumpReader takes about how many peers there are.
-func newDumpReader(peers int) *dumpReader {
-	return &dumpReader{
-		device:   state.ObservedDevice{Peers: make(map[key.Public]state.ObservedPeer, peers)},
-		prefixes: make([]netip.Prefix, 0, peers),
-	}
+	peer    state.ObservedPeer // is being read; its key is zero before the first
+	seconds int64
 }
 
 // Write takes the next part of the dump. The error names the field, and never
@@ -83,9 +72,6 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 		r.endPeer()
 		p.PublicKey, err = hexKey(value)
 	case "preshared_key":
-		if r.visit != nil {
-			return nil
-		}
 		var k [key.Len]byte
 		k, err = hexKey(value)
 		p.PresharedKey = key.NewPreshared(k)
@@ -98,12 +84,9 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 		seconds, err = number(value)
 		p.Keepalive = time.Duration(seconds) * time.Second
 	case "allowed_ip":
-		if r.visit != nil {
-			return nil
-		}
 		var prefix netip.Prefix
 		if prefix, err = netip.ParsePrefix(string(value)); err == nil {
-			r.prefixes = append(r.prefixes, prefix.Masked())
+			p.AllowedIPs = append(p.AllowedIPs, prefix.Masked())
 		}
 	case "last_handshake_time_sec":
 		r.seconds, err = number(value)
@@ -121,20 +104,37 @@ func (r *dumpReader) line(name string, value []byte) (err error) {
 	return err // what else there is does not matter to us
 }
 
-// endPeer puts the peer that was read among the others.
+// endPeer hands out the peer that was read.
 func (r *dumpReader) endPeer() {
 	if r.peer.PublicKey.IsZero() {
 		return
 	}
-	if r.visit != nil {
-		r.visit(&r.peer)
-		r.peer = state.ObservedPeer{}
-		return
-	}
-	r.peer.AllowedIPs = r.prefixes[r.first:len(r.prefixes):len(r.prefixes)]
 	slices.SortFunc(r.peer.AllowedIPs, netip.Prefix.Compare)
-	r.device.Peers[r.peer.PublicKey] = r.peer
-	r.peer, r.first = state.ObservedPeer{}, len(r.prefixes)
+	r.visit(&r.peer)
+	again := r.peer.AllowedIPs[:0]
+	r.peer = state.ObservedPeer{}
+	r.peer.AllowedIPs = again
+}
+
+// collector keeps the peers that are shown to it.
+type collector struct {
+	peers    map[key.Public]state.ObservedPeer
+	prefixes []netip.Prefix // of all peers, in one piece of memory: a peer mostly has one
+}
+
+// newCollector takes about how many peers there are.
+func newCollector(peers int) *collector {
+	return &collector{
+		peers:    make(map[key.Public]state.ObservedPeer, peers),
+		prefixes: make([]netip.Prefix, 0, peers),
+	}
+}
+
+func (c *collector) add(p *state.ObservedPeer) {
+	kept, first := *p, len(c.prefixes)
+	c.prefixes = append(c.prefixes, p.AllowedIPs...)
+	kept.AllowedIPs = c.prefixes[first:len(c.prefixes):len(c.prefixes)]
+	c.peers[kept.PublicKey] = kept
 }
 
 func hexKey(value []byte) (k [key.Len]byte, err error) {

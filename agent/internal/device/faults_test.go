@@ -448,8 +448,8 @@ func TestClosed(t *testing.T) {
 		if err := d.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := d.Peers(); !errors.Is(err, fs.ErrClosed) {
-			t.Errorf("Peers: %v, want %v", err, fs.ErrClosed)
+		if err := d.EachPeer(func(*state.ObservedPeer) {}); !errors.Is(err, fs.ErrClosed) {
+			t.Errorf("EachPeer: %v, want %v", err, fs.ErrClosed)
 		}
 		if err := d.Apply(plan.Plan{}); !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("Apply: %v, want %v", err, fs.ErrClosed)

@@ -35,7 +35,6 @@ type userspace struct {
 	device atomic.Pointer[wgdevice.Device] // nil while closed
 	socket net.Listener
 	served chan struct{} // closed when nobody accepts on socket any more
-	peers  atomic.Int64  // how many there were the last time
 }
 
 func (u *userspace) plane() spec.DataPlane { return spec.Userspace }
@@ -144,34 +143,16 @@ func (u *userspace) vacant(port uint16) error {
 func (u *userspace) bind() error { return u.device.Load().Up() }
 
 // read asks the device without the way around its socket.
-func (u *userspace) read() (state.ObservedDevice, error) {
+func (u *userspace) read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
 	device := u.device.Load()
 	if device == nil {
 		return state.ObservedDevice{}, fs.ErrClosed
 	}
-	r := newDumpReader(int(u.peers.Load()))
-	if err := device.IpcGetOperation(r); err != nil {
+	r := dumpReader{visit: visit}
+	if err := device.IpcGetOperation(&r); err != nil {
 		return state.ObservedDevice{}, err
 	}
-	o := r.result()
-	u.peers.Store(int64(len(o.Peers)))
-	return o, nil
-}
-
-// eachSession is [Device.EachSession], with next to no garbage: it is called every
-// few seconds.
-func (u *userspace) eachSession(visit func(*state.ObservedPeer)) error {
-	device := u.device.Load()
-	if device == nil {
-		return fs.ErrClosed
-	}
-	r := newDumpReader(0)
-	r.visit = visit
-	if err := device.IpcGetOperation(r); err != nil {
-		return err
-	}
-	r.result()
-	return nil
+	return r.result(), nil
 }
 
 func (u *userspace) close() error {

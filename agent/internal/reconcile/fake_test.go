@@ -37,7 +37,7 @@ func (f *fakeDevice) Observe() (state.Observed, error) {
 	return o, nil
 }
 
-func (f *fakeDevice) EachSession(visit func(*state.ObservedPeer)) error {
+func (f *fakeDevice) EachPeer(visit func(*state.ObservedPeer)) error {
 	return state.Each(f.Device.Peers)(visit)
 }
 

@@ -23,9 +23,8 @@ import (
 // Device is the tunnel; package device has the real ones.
 type Device interface {
 	Observe() (state.Observed, error)
-	// EachSession calls visit for every peer, with what there is to know of its
-	// session; keys other than the public one and allowed IPs may be missing.
-	EachSession(visit func(*state.ObservedPeer)) error
+	// EachPeer calls visit for every peer, in memory that is used again.
+	EachPeer(visit func(*state.ObservedPeer)) error
 	Apply(plan.Plan) error
 }
 
@@ -165,7 +164,7 @@ func (r *Reconciler) Drain() time.Duration {
 
 // watchSessions looks at the peers between two runs.
 func (r *Reconciler) watchSessions() {
-	if err := r.look(r.Device.EachSession); err != nil {
+	if err := r.look(r.Device.EachPeer); err != nil {
 		r.Log.Error("cannot read the device", "error", err)
 		return
 	}

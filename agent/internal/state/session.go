@@ -116,10 +116,12 @@ func (s *Sessions) Look(each func(func(*ObservedPeer)) error, now time.Time) ([]
 	return events, err
 }
 
-// Each goes through observed peers, in no order, for [Sessions.Look].
+// Each goes through observed peers, in no order, for [Sessions.Look]. The memory
+// that visit gets is used again.
 func Each(peers map[key.Public]ObservedPeer) func(visit func(*ObservedPeer)) error {
 	return func(visit func(*ObservedPeer)) error {
-		for _, p := range peers {
+		var p ObservedPeer // one for all, or every one would be garbage
+		for _, p = range peers {
 			visit(&p)
 		}
 		return nil

@@ -23,8 +23,8 @@ const flushAt = 32 << 10
 // exposition writes the series of which there are as many as peers. It stands
 // beside the client library and not on it because of 10,000 peers: gathering
 // their 50,000 series there takes 370 ms and 37 MB of garbage, against 16 ms
-// and 1.2 MB here (BenchmarkMetricsByClientLibrary, BenchmarkMetrics), while
-// reading them from the device takes about 60 ms.
+// and 1.4 MB here (BenchmarkMetricsByClientLibrary, BenchmarkMetrics), while
+// reading them from the device takes about 30 ms.
 type exposition struct {
 	out   io.Writer
 	buf   []byte
@@ -32,21 +32,50 @@ type exposition struct {
 	table []metric
 }
 
-// dump is what a scrape read from the device.
+// dump is what a scrape read from the device. The peers lie in two pieces of
+// memory and in no map, which for 10,000 of them would be 3 MB of garbage more: a
+// scrape that makes much of it has to help the collector.
 type dump struct {
-	device string
-	peers  map[key.Public]state.ObservedPeer
-	names  map[key.Public]string // configured
-	took   time.Duration
-	err    error
+	device   string
+	names    map[key.Public]string // configured
+	rows     []row
+	prefixes []netip.Prefix
+	known    int // rows that are configured
+	took     time.Duration
+	err      error
 }
 
-// row is what the writer needs of a peer, in one piece of memory.
+// row is what the writer needs of a peer.
 type row struct {
 	public              key.Public
 	name                string
-	allowedIPs          []netip.Prefix
+	first, last         int // prefixes[first:last] of the dump
 	received, sent, met int64
+}
+
+func newDump(device string, names map[key.Public]string) *dump {
+	return &dump{
+		device: device, names: names,
+		rows: make([]row, 0, len(names)), prefixes: make([]netip.Prefix, 0, len(names)),
+	}
+}
+
+// add takes a peer of the device.
+func (d *dump) add(p *state.ObservedPeer) {
+	name, known := d.names[p.PublicKey]
+	if known {
+		d.known++
+	}
+	first := len(d.prefixes)
+	d.prefixes = append(d.prefixes, p.AllowedIPs...)
+	r := row{
+		public: p.PublicKey, name: name, first: first, last: len(d.prefixes),
+		received: p.ReceiveBytes, sent: p.TransmitBytes,
+	}
+	if !p.LastHandshake.IsZero() {
+		r.met = p.LastHandshake.Unix()
+	}
+	d.rows = append(d.rows, r)
 }
 
 func newExposition(out io.Writer) *exposition {
@@ -55,50 +84,31 @@ func newExposition(out io.Writer) *exposition {
 
 // write puts the dump out, each family sorted by public key, and returns the
 // error of the writer below.
-func (e *exposition) write(d dump) error {
+func (e *exposition) write(d *dump) error {
 	e.head(dumpOK)
 	e.plain(dumpOK, "", strconv.Itoa(int(number(d.err == nil))))
 	e.head(dumpDuration)
 	e.plain(dumpDuration, "", strconv.FormatFloat(d.took.Seconds(), 'g', -1, 64))
 	if d.err == nil {
 		e.drift(d)
-		e.rows(d.device, rows(d))
+		slices.SortFunc(d.rows, func(a, b row) int { return a.public.Compare(b.public) })
+		e.rows(d)
 	}
 	e.flush()
 	return e.err
 }
 
-func rows(d dump) []row {
-	out := make([]row, 0, len(d.peers))
-	for k, p := range d.peers {
-		r := row{public: k, name: d.names[k], allowedIPs: p.AllowedIPs, received: p.ReceiveBytes, sent: p.TransmitBytes}
-		if !p.LastHandshake.IsZero() {
-			r.met = p.LastHandshake.Unix()
-		}
-		out = append(out, r)
-	}
-	slices.SortFunc(out, func(a, b row) int { return a.public.Compare(b.public) })
-	return out
-}
-
 // drift compares the device's peers with the configured ones. A reload between
 // the two readings shows up for one scrape.
-func (e *exposition) drift(d dump) {
-	missing, unexpected := 0, len(d.peers)
-	for k := range d.names {
-		if _, ok := d.peers[k]; ok {
-			unexpected--
-		} else {
-			missing++
-		}
-	}
+func (e *exposition) drift(d *dump) {
 	e.head(driftedPeers)
-	e.plain(driftedPeers, `{drift="missing"}`, strconv.Itoa(missing))
-	e.plain(driftedPeers, `{drift="unexpected"}`, strconv.Itoa(unexpected))
+	e.plain(driftedPeers, `{drift="missing"}`, strconv.Itoa(len(d.names)-d.known))
+	e.plain(driftedPeers, `{drift="unexpected"}`, strconv.Itoa(len(d.rows)-d.known))
 }
 
-func (e *exposition) rows(device string, rs []row) {
-	inDevice := `device="` + string(appendEscaped(nil, device)) + `"`
+func (e *exposition) rows(d *dump) {
+	rs := d.rows
+	inDevice := `device="` + string(appendEscaped(nil, d.device)) + `"`
 
 	e.head(peerInfo)
 	for i := range rs {
@@ -112,7 +122,7 @@ func (e *exposition) rows(device string, rs []row) {
 	}
 	e.head(peerAllowedIPs)
 	for i := range rs {
-		for _, prefix := range rs[i].allowedIPs {
+		for _, prefix := range d.prefixes[rs[i].first:rs[i].last] {
 			e.buf = append(e.buf, e.table[peerAllowedIPs].name...)
 			e.buf = append(e.buf, `{allowed_ips="`...)
 			e.buf = prefix.AppendTo(e.buf)

@@ -85,8 +85,13 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	RegisterStopped(reg, func() (map[string]uint64, error) { return map[string]uint64{"spoofed": 3, "isolated": 0}, nil })
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
-		Status:   func() Status { return s },
-		Peers:    func() (map[key.Public]state.ObservedPeer, error) { return onDevice, err },
+		Status: func() Status { return s },
+		EachPeer: func(visit func(*state.ObservedPeer)) error {
+			if err != nil {
+				return err
+			}
+			return state.Each(onDevice)(visit)
+		},
 		Registry: reg, Log: quiet(),
 	})}
 }

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -20,8 +19,9 @@ const maxScrapes = 4
 // several goroutines at once.
 type Options struct {
 	Status func() Status
-	// Peers reads the peers from the device.
-	Peers func() (map[key.Public]state.ObservedPeer, error)
+	// EachPeer reads the peers from the device and calls visit for each, in memory
+	// that is used again for the next one.
+	EachPeer func(visit func(*state.ObservedPeer)) error
 	// Registry holds what /metrics shows beside the peers; see [NewRegistry].
 	Registry *prometheus.Registry
 	Log      *slog.Logger
@@ -140,9 +140,9 @@ func (m *metricsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	status := m.Status()
-	d := dump{device: status.Interface, names: status.PeerNames}
+	d := newDump(status.Interface, status.PeerNames)
 	start := time.Now()
-	d.peers, d.err = m.Peers()
+	d.err = m.EachPeer(d.add)
 	d.took = time.Since(start)
 	if d.err != nil {
 		m.Log.Error("metrics without peers: the device could not be read", "error", d.err)

@@ -221,7 +221,9 @@ func (w *brokenWriter) Write([]byte) (int, error) { w.calls++; return 0, io.ErrC
 func TestExpositionStopsWhenTheClientIsGone(t *testing.T) {
 	status, onDevice := crowd(3000)
 	w := &brokenWriter{}
-	err := newExposition(w).write(dump{device: "wg0", peers: onDevice, names: status.PeerNames})
+	d := newDump("wg0", status.PeerNames)
+	d.err = state.Each(onDevice)(d.add)
+	err := newExposition(w).write(d)
 	if !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got error %v, want %v", err, io.ErrClosedPipe)
 	}
@@ -235,10 +237,10 @@ func TestScrapesAreBounded(t *testing.T) {
 	status, _ := running()
 	h := NewHandler(Options{
 		Status: func() Status { return status },
-		Peers: func() (map[key.Public]state.ObservedPeer, error) {
+		EachPeer: func(func(*state.ObservedPeer)) error {
 			reached <- struct{}{}
 			<-release
-			return nil, nil
+			return nil
 		},
 		Registry: NewRegistry(), Log: quiet(),
 	})
