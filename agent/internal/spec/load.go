@@ -3,7 +3,6 @@ package spec
 import (
 	"cmp"
 	"crypto/sha256"
-	"fmt"
 	"maps"
 	"net/netip"
 	"path"
@@ -12,8 +11,6 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
 // Load parses and validates a configuration directory. It returns either a
@@ -76,8 +73,11 @@ func (l *loader) load() *Snapshot {
 		l.faults = append(l.faults, Fault{File: GatewayFile, Problem: "missing", Fix: "mount the ConfigMap with gateway.yaml at config/"})
 	}
 	s.Peers = l.peers(inline)
-	s.PrivateKey = l.privateKey()
+	s.ServerKeys = l.serverKeys()
 	s.Warnings = l.presharedKeys(s.Peers)
+	var warnings Faults
+	s.Rotations, warnings = l.rotations()
+	s.Warnings = append(s.Warnings, warnings...)
 
 	l.validate(s)
 	slices.SortFunc(s.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
@@ -126,55 +126,6 @@ func (l *loader) peers(inline []Peer) []Peer {
 		}
 	}
 	return slices.Concat(lists...)
-}
-
-func (l *loader) privateKey() key.Private {
-	content, ok := l.files[PrivateKeyFile]
-	if !ok {
-		l.faults = append(l.faults, Fault{File: PrivateKeyFile, Problem: "missing", Fix: "mount the Secret with the key privateKey at key/"})
-		return key.Private{}
-	}
-	k, err := key.ParsePrivate(string(content))
-	if err == nil && k.IsZero() {
-		err = fmt.Errorf("32 zero bytes")
-	}
-	if err != nil {
-		l.faults = append(l.faults, Fault{File: PrivateKeyFile, Problem: err.Error(), Fix: "store the output of 'wg genkey'"})
-	}
-	return k
-}
-
-// presharedKeys reads psk/ into the peers and returns warnings about files
-// that name no peer: a peer may be removed before its key is.
-func (l *loader) presharedKeys(peers []Peer) Faults {
-	byName := make(map[string]*Peer, len(peers))
-	for i := range peers {
-		byName[peers[i].Name] = &peers[i]
-	}
-	var warnings Faults
-	from := map[string]string{}
-	for _, file := range sortedBelow(l.files, PresharedDir) {
-		name := path.Base(file)
-		k, err := key.ParsePreshared(string(l.files[file]))
-		if err == nil && k.IsZero() {
-			err = fmt.Errorf("32 zero bytes, which WireGuard takes for 'no key'")
-		}
-		p, known := byName[name]
-		switch {
-		case err != nil:
-			l.faults = append(l.faults, Fault{File: file, Problem: err.Error(), Fix: "store the output of 'wg genpsk'"})
-		case !known:
-			warnings = append(warnings, Fault{File: file, Problem: "names no peer", Fix: "remove it, or name it like a peer"})
-		case from[name] != "":
-			l.faults = append(l.faults, Fault{File: file, Problem: "peer " + name + " has a pre-shared key in " + from[name] + " already", Fix: "keep one"})
-		case !p.PresharedKey.IsZero():
-			l.faults = append(l.faults, Fault{File: file, Problem: "peer " + name + " has a presharedKey in " + p.source.file + " already", Fix: "keep one"})
-		default:
-			p.PresharedKey = k
-			from[name] = file
-		}
-	}
-	return warnings
 }
 
 // normalise masks networks, so that equal ones compare equal, fills in what

@@ -81,7 +81,7 @@ peers:
 		"peers.d/laptops/nobody.yaml": []byte("peers: []"),
 	}
 	want := &Snapshot{
-		PrivateKey: serverKey,
+		ServerKeys: []ServerKey{{Key: serverKey, Slot: key.Blue}},
 		Gateway: Gateway{
 			Server: Server{
 				PublicEndpoint: Endpoint{"2001:db8::1", 443}, Interface: "wg7", ListenPort: 443,
@@ -97,7 +97,8 @@ peers:
 				Routes: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")},
 				DNS:    []netip.Addr{netip.MustParseAddr("10.96.0.10")},
 			},
-			IPv6: IPv6{Enabled: true},
+			IPv6:        IPv6{Enabled: true},
+			KeyRotation: KeyRotation{Server: ServerRotation{Overlap: 7 * 24 * time.Hour}},
 		},
 		Peers: []Peer{
 			{Name: "alice", PublicKey: alice, Addresses: []netip.Addr{netip.MustParseAddr("10.8.0.2")}, PresharedKey: psk2},
@@ -134,7 +135,8 @@ func TestLoadDefaults(t *testing.T) {
 			{CIDR: netip.MustParsePrefix("0.0.0.0/0"), Protocol: AnyProtocol},
 			{CIDR: netip.MustParsePrefix("::/0"), Protocol: AnyProtocol},
 		}},
-		IPv6: IPv6{Enabled: true},
+		IPv6:        IPv6{Enabled: true},
+		KeyRotation: KeyRotation{Server: ServerRotation{Overlap: DefaultOverlap}},
 	}
 	if diff := cmp.Diff(want, got.Gateway, cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{})); diff != "" {
 		t.Errorf("gateway (-want +got):\n%s", diff)
@@ -344,7 +346,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("a snapshot beside faults")
 		case err == nil:
 			// What was accepted must hold what the packages above rely on.
-			if s.PrivateKey.IsZero() || len(s.Gateway.Server.Addresses) == 0 {
+			if len(s.ServerKeys) == 0 || s.ServerKeys[0].Key.IsZero() || len(s.Gateway.Server.Addresses) == 0 {
 				t.Fatal("accepted without a key or an address")
 			}
 			for _, p := range s.Peers {

@@ -7,6 +7,7 @@
 package spec
 
 import (
+	"cmp"
 	"net/netip"
 	"time"
 
@@ -18,7 +19,10 @@ import (
 //
 //	config/gateway.yaml            the gateway and its peers (a ConfigMap)
 //	key/privateKey                 the gateway's private key (a Secret)
+//	key/<slot>.<time>              one that comes in force at a time, see [key.ServerEntry]
 //	psk/<secret>/<peer name>       pre-shared keys (any number of Secrets)
+//	psk/<secret>/<name>.<time>     ones that come in force at a time
+//	rotation/rotation.json         how the last rotations went (a ConfigMap)
 //	peers.d/<secret>/<name>.yaml   more peers (any number of Secrets)
 //
 // A path with a slash at its end is a directory, which may be empty.
@@ -28,18 +32,32 @@ type Files map[string][]byte
 const (
 	GatewayFile    = "config/gateway.yaml"
 	PrivateKeyFile = "key/privateKey"
+	KeyDir         = "key/"
 	PresharedDir   = "psk/"
 	PeersDir       = "peers.d/"
+	RotationFile   = "rotation/rotation.json"
 )
 
 // Snapshot is one consistent, valid reading of all files.
 type Snapshot struct {
-	Gateway    Gateway
-	PrivateKey key.Private
+	Gateway Gateway
+	// ServerKeys holds the gateway's private keys, the oldest first; it is never
+	// empty. Mostly there is one: others come and go with a rotation.
+	ServerKeys []ServerKey
 	// Peers of all files, sorted by name; pre-shared keys filled in.
 	Peers []Peer
+	// Rotations is how the last rotation of each kind of key went, as far as known.
+	Rotations map[string]RotationResult
 	// Warnings do not keep the snapshot from being applied.
 	Warnings Faults
+}
+
+// ServerKey is a private key of the gateway, and since when it counts.
+type ServerKey struct {
+	Key  key.Private
+	Slot key.Slot
+	// From is when the key comes in force; zero is 'since ever'.
+	From time.Time
 }
 
 // Gateway is gateway.yaml without its peers. Its sections have the names and
@@ -50,8 +68,58 @@ type Gateway struct {
 	IPv6    IPv6    `yaml:"ipv6"`
 	// PeersFrom and PresharedKeys name the Secrets that must be mounted in
 	// peers.d/ and psk/.
-	PeersFrom     Secrets `yaml:"peersFrom"`
-	PresharedKeys Secrets `yaml:"presharedKeys"`
+	PeersFrom     Secrets     `yaml:"peersFrom"`
+	PresharedKeys Secrets     `yaml:"presharedKeys"`
+	KeyRotation   KeyRotation `yaml:"keyRotation"`
+}
+
+// KeyRotation says how one key takes over from another.
+type KeyRotation struct {
+	Server ServerRotation `yaml:"server"`
+}
+
+// ServerRotation is the rotation of the gateway's own key. Its clients know the
+// gateway by that key, so that for a while there have to be two gateways in one:
+// slot blue has server.interface and server.listenPort, slot green what is here.
+type ServerRotation struct {
+	// Overlap is for how long the old key is answered to after the new one came
+	// in force.
+	Overlap time.Duration `yaml:"overlap"`
+	// ListenPort is the UDP port of slot green in the Pod; 0: server.listenPort + 1.
+	ListenPort uint16 `yaml:"listenPort"`
+	// PublicPort is the one that clients dial; 0: that of server.publicEndpoint + 1.
+	PublicPort uint16 `yaml:"publicPort"`
+}
+
+// DefaultOverlap is long enough for people to be told of a new key and to take it.
+const DefaultOverlap = 7 * 24 * time.Hour
+
+// Interface is the name of a slot's device.
+func (g *Gateway) Interface(s key.Slot) string {
+	if s == key.Green {
+		return g.Server.Interface + greenSuffix
+	}
+	return g.Server.Interface
+}
+
+// greenSuffix makes another name of server.interface.
+const greenSuffix = "g"
+
+// ListenPort is the UDP port of a slot in the Pod.
+func (g *Gateway) ListenPort(s key.Slot) uint16 {
+	if s == key.Green {
+		return cmp.Or(g.KeyRotation.Server.ListenPort, g.Server.ListenPort+1)
+	}
+	return g.Server.ListenPort
+}
+
+// Endpoint is where clients of a slot connect to; zero where server.publicEndpoint is.
+func (g *Gateway) Endpoint(s key.Slot) Endpoint {
+	e := g.Server.PublicEndpoint
+	if s == key.Green && !e.IsZero() {
+		e.Port = cmp.Or(g.KeyRotation.Server.PublicPort, e.Port+1)
+	}
+	return e
 }
 
 // Secrets names the Secrets that files come from. A Pod of an older ReplicaSet sees
@@ -153,8 +221,17 @@ type Peer struct {
 	AllowedDestinations []Destination `yaml:"allowedDestinations"`
 	// PresharedKey may be written in files that come from Secrets only.
 	PresharedKey key.Preshared `yaml:"presharedKey"`
+	// Scheduled are pre-shared keys that come in force at a time and stand in for
+	// PresharedKey from then on, the earliest first. Mostly there is none.
+	Scheduled []ScheduledKey `yaml:"-"`
 
 	source source
+}
+
+// ScheduledKey is a pre-shared key that comes in force at a time.
+type ScheduledKey struct {
+	Key  key.Preshared
+	From time.Time
 }
 
 // Prefixes returns everything that the peer may send from: its addresses as
@@ -196,6 +273,7 @@ func defaults() Gateway {
 			DataPlane:  Auto,
 			Drain:      30 * time.Second,
 		},
-		Routing: Routing{Masquerade: true},
+		Routing:     Routing{Masquerade: true},
+		KeyRotation: KeyRotation{Server: ServerRotation{Overlap: DefaultOverlap}},
 	}
 }

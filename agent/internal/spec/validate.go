@@ -33,11 +33,15 @@ func (l *loader) validate(s *Snapshot) {
 	l.mounts(GatewayFile, "peersFrom", PeersDir, s.Gateway.PeersFrom)
 	l.mounts(GatewayFile, "presharedKeys", PresharedDir, s.Gateway.PresharedKeys)
 	l.server(s)
+	l.keyRotation(s)
 	l.routing(s)
 	if len(s.Gateway.Server.Addresses) == 0 {
 		return // every single peer would be called outside the pool
 	}
-	own := s.PrivateKey.Public() // as dear as all else about a peer together
+	own := map[key.Public]bool{} // made once: as dear as all else about a peer together
+	for _, k := range s.ServerKeys {
+		own[k.Key.Public()] = true
+	}
 	for i := range s.Peers {
 		l.peer(s, &s.Peers[i], own)
 	}
@@ -105,6 +109,31 @@ func (l *loader) server(s *Snapshot) {
 	}
 }
 
+// keyRotation checks what slot green makes of the settings. Where nothing ever
+// came in force in it, it may be as it likes.
+func (l *loader) keyRotation(s *Snapshot) {
+	g, r := &s.Gateway, s.Gateway.KeyRotation.Server
+	fault := func(where []any, value, problem, fix string) {
+		l.fault(GatewayFile, append(at("keyRotation", "server"), where...), value, problem, fix)
+	}
+	if r.Overlap < 0 {
+		fault(at("overlap"), r.Overlap.String(), "negative", "use 0s or more, such as 168h")
+	}
+	if !slices.ContainsFunc(s.ServerKeys, func(k ServerKey) bool { return k.Slot == key.Green }) {
+		return
+	}
+	if name := g.Interface(key.Green); !interfaceName.MatchString(name) {
+		l.fault(GatewayFile, at("server", "interface"), show(g.Server.Interface), "leaves no room for the second device of a key rotation, "+name,
+			"use up to 14 characters, such as wg0")
+	}
+	if port := g.ListenPort(key.Green); port == 0 || port == g.Server.ListenPort {
+		fault(at("listenPort"), strconv.Itoa(int(port)), "not a port beside server.listenPort", "use one from 1 to 65535 of its own, such as 51821")
+	}
+	if e := g.Endpoint(key.Green); !e.IsZero() && (e.Port == 0 || e.Port == g.Server.PublicEndpoint.Port) {
+		fault(at("publicPort"), strconv.Itoa(int(e.Port)), "not a port beside that of server.publicEndpoint", "use one from 1 to 65535 of its own, such as 51821")
+	}
+}
+
 func (l *loader) routing(s *Snapshot) {
 	r := s.Gateway.Routing
 	l.destinations(s, GatewayFile, at("routing", "allowedDestinations"), r.AllowedDestinations)
@@ -133,7 +162,7 @@ func (l *loader) destinations(s *Snapshot, file string, where []any, ds []Destin
 	}
 }
 
-func (l *loader) peer(s *Snapshot, p *Peer, own key.Public) {
+func (l *loader) peer(s *Snapshot, p *Peer, own map[key.Public]bool) {
 	fault := func(where []any, value, problem, fix string) {
 		l.fault(p.source.file, append(at("peers", p.source.index), where...), value, problem, fix)
 	}
@@ -142,13 +171,17 @@ func (l *loader) peer(s *Snapshot, p *Peer, own key.Public) {
 		fault(at("name"), "", "missing", "name the peer, such as alice-laptop")
 	case !peerName.MatchString(p.Name):
 		fault(at("name"), show(p.Name), "not a name that a key of a Secret can have", "use up to 63 letters, digits, '_', '-' or '.', not starting with '.' or '-'")
+	default:
+		if base, from := key.ParsePresharedEntry(p.Name); !from.IsZero() {
+			fault(at("name"), show(p.Name), "ends like the name of a pre-shared key that comes in force at a time", "name the peer without it, such as "+base)
+		}
 	}
 	switch {
 	case p.PublicKey.IsZero():
 		if l.silent(p.source.file, at("peers", p.source.index, "publicKey")) {
 			fault(at("publicKey"), "", "missing", "give the output of 'wg pubkey' on the peer's side, or make one with 'vpn-agent peer new'")
 		}
-	case p.PublicKey == own:
+	case own[p.PublicKey]:
 		fault(at("publicKey"), p.PublicKey.String(), "the gateway's own key", "give the key of the peer: each end has its own")
 	}
 	if len(p.Addresses) == 0 && len(p.AllowedIPs) == 0 {
