@@ -12,12 +12,13 @@ import (
 
 // manyPeers is the desired state of n peers with an address each.
 func manyPeers(n int) state.Desired {
-	d := state.Desired{Device: state.Device{PrivateKey: key.GeneratePrivate(), ListenPort: 51820}}
+	d := device0(state.Device{PrivateKey: key.GeneratePrivate(), ListenPort: 51820})
+	device := &d.Tunnels[0].Device
 	for i := range n {
 		var public key.Public
 		binary.LittleEndian.PutUint64(public[:], uint64(i)+1)
 		address := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), 32)
-		d.Device.Peers = append(d.Device.Peers, state.Peer{
+		device.Peers = append(device.Peers, state.Peer{
 			Name: fmt.Sprintf("peer-%05d", i), PublicKey: public, PresharedKey: key.GeneratePreshared(),
 			AllowedIPs: []netip.Prefix{address},
 		})
@@ -44,17 +45,19 @@ func benchmark(b *testing.B, plan func(desired, applied state.Desired, observed 
 	for _, n := range []int{1_000, 10_000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			applied, desired := manyPeers(n), manyPeers(n)
-			observed := state.Observed{LinkExists: true, LinkUp: true, Device: asObserved(applied.Device), FirewallInPlace: true}
-			desired.Device.PrivateKey = applied.Device.PrivateKey
-			for i := range desired.Device.Peers {
+			before, now := &applied.Tunnels[0].Device, &desired.Tunnels[0].Device
+			observed := seenBlue(state.ObservedTunnel{LinkExists: true, LinkUp: true, Device: asObserved(*before)})
+			observed.FirewallInPlace = true
+			now.PrivateKey = before.PrivateKey
+			for i := range now.Peers {
 				if i != n/2 {
-					desired.Device.Peers[i].PresharedKey = applied.Device.Peers[i].PresharedKey
+					now.Peers[i].PresharedKey = before.Peers[i].PresharedKey
 				}
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if p := plan(desired, applied, observed); len(p.Device.Peers) != 1 {
-					b.Fatalf("%d peers are to be changed, not one", len(p.Device.Peers))
+				if p := plan(desired, applied, observed); len(p.Tunnels) != 1 || len(p.Tunnels[0].Device.Peers) != 1 {
+					b.Fatalf("not one peer is to be changed, but %v", p.Summary(3))
 				}
 			}
 		})

@@ -15,31 +15,54 @@ import (
 // [Diff] to find out afterwards. Where it was not, the changes do no harm: nobody
 // is touched but whom the user changed, and none of them makes half a peer.
 func Changes(desired, applied state.Desired) Plan {
-	p := Plan{
-		Firewall: diffFirewall(desired.Firewall, true, &applied),
-		Link:     diffLink(desired.Link, state.Observed{LinkExists: true, LinkUp: true, Link: applied.Link}),
-		Device:   Device{Peers: changedPeers(desired.Device.Peers, applied)},
+	p := Plan{Firewall: diffFirewall(desired.Firewall, true, &applied)}
+	for i := range desired.Tunnels {
+		want, have := &desired.Tunnels[i], applied.Tunnel(desired.Tunnels[i].Slot)
+		if have == nil {
+			// Made from nothing, it takes what only Diff asks for: forwarding.
+			p.Forward = append(p.Forward, want.Link.Name)
+			p.add(Tunnel{
+				Slot: want.Slot, Link: diffLink(want.Link, state.ObservedTunnel{}),
+				Device: diffDevice(want.Device, state.ObservedDevice{}, &lastApplied{}),
+			})
+			continue
+		}
+		p.add(changedTunnel(want, have))
 	}
-	if desired.Device.PrivateKey != applied.Device.PrivateKey {
-		p.Device.PrivateKey = &desired.Device.PrivateKey
-	}
-	if desired.Device.ListenPort != applied.Device.ListenPort {
-		p.Device.ListenPort = &desired.Device.ListenPort
+	for i := range applied.Tunnels {
+		if have := &applied.Tunnels[i]; desired.Tunnel(have.Slot) == nil {
+			p.add(Tunnel{Slot: have.Slot, Remove: true, Link: Link{Name: have.Link.Name}})
+		}
 	}
 	return p
 }
 
+func changedTunnel(want, have *state.Tunnel) Tunnel {
+	t := Tunnel{
+		Slot:   want.Slot,
+		Link:   diffLink(want.Link, state.ObservedTunnel{LinkExists: true, LinkUp: true, Link: have.Link}),
+		Device: Device{Peers: changedPeers(want.Device.Peers, have.Device.Peers)},
+	}
+	if want.Device.PrivateKey != have.Device.PrivateKey {
+		t.Device.PrivateKey = &want.Device.PrivateKey
+	}
+	if want.Device.ListenPort != have.Device.ListenPort {
+		t.Device.ListenPort = &want.Device.ListenPort
+	}
+	return t
+}
+
 // changedPeers walks both lists, which are sorted by name.
-func changedPeers(want []state.Peer, applied state.Desired) []Peer {
+func changedPeers(want, have []state.Peer) []Peer {
 	var d Device
 	var came []*state.Peer
 	gone := map[key.Public]*state.Peer{}
+	last := &lastApplied{peers: have}
 	change := func(now, before *state.Peer) {
-		if p, changed := update(now, &state.ObservedPeer{Peer: *before}, &lastApplied{desired: &applied}); changed {
+		if p, changed := update(now, &state.ObservedPeer{Peer: *before}, last); changed {
 			d.Peers = append(d.Peers, p)
 		}
 	}
-	have := applied.Device.Peers
 	for len(want) > 0 || len(have) > 0 {
 		order := 0
 		switch {

@@ -4,7 +4,6 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -19,10 +18,19 @@ import (
 // first the firewall, so that no packet passes a device without it.
 type Plan struct {
 	Firewall Firewall
-	Link     Link
-	Device   Device
+	// Tunnels in the order of [state.Desired]; those that go come last.
+	Tunnels []Tunnel
 	// Forward lists the devices to switch IPv4 forwarding on for.
 	Forward []string
+}
+
+// Tunnel changes one tunnel.
+type Tunnel struct {
+	Slot key.Slot
+	// Remove takes it down; nothing else is set then but the link's name.
+	Remove bool
+	Link   Link
+	Device Device
 }
 
 // Link changes the network device.
@@ -90,20 +98,41 @@ type Firewall struct {
 // table's elements are, because reading back 10,000 of them takes longer than
 // anything else.
 func Diff(desired state.Desired, observed state.Observed, applied *state.Desired) Plan {
-	return Plan{
+	p := Plan{
 		Firewall: diffFirewall(desired.Firewall, observed.FirewallInPlace, applied),
-		Link:     diffLink(desired.Link, observed),
-		Device:   diffDevice(desired.Device, observed.Device, applied),
-		Forward:  diffForwarding(desired.Link.Name, observed),
+		Forward:  diffForwarding(desired, observed),
+	}
+	for i := range desired.Tunnels {
+		want := &desired.Tunnels[i]
+		have := observed.Tunnels[want.Slot]
+		p.add(Tunnel{
+			Slot: want.Slot, Link: diffLink(want.Link, have),
+			Device: diffDevice(want.Device, have.Device, lastOf(applied, want.Slot)),
+		})
+	}
+	for _, slot := range slices.Sorted(maps.Keys(observed.Tunnels)) {
+		if have := observed.Tunnels[slot]; have.LinkExists && desired.Tunnel(slot) == nil {
+			p.add(Tunnel{Slot: slot, Remove: true, Link: Link{Name: have.Link.Name}})
+		}
+	}
+	return p
+}
+
+// add leaves out what changes nothing.
+func (p *Plan) add(t Tunnel) {
+	if !t.empty() {
+		p.Tunnels = append(p.Tunnels, t)
 	}
 }
 
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool {
-	return p.Firewall.empty() && p.Link.empty() && p.Device.empty() && len(p.Forward) == 0
+	return p.Firewall.empty() && len(p.Forward) == 0 && !slices.ContainsFunc(p.Tunnels, func(t Tunnel) bool { return !t.empty() })
 }
 
-func diffLink(desired state.Link, o state.Observed) Link {
+func (t Tunnel) empty() bool { return !t.Remove && t.Link.empty() && t.Device.empty() }
+
+func diffLink(desired state.Link, o state.ObservedTunnel) Link {
 	l := Link{Name: desired.Name, Up: !o.LinkExists || !o.LinkUp}
 	if desired.MTU != o.Link.MTU {
 		l.MTU = desired.MTU
@@ -117,20 +146,27 @@ func (l Link) empty() bool {
 	return l.MTU == 0 && !l.Up && len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes) == 0
 }
 
-func diffForwarding(link string, o state.Observed) []string {
+func diffForwarding(desired state.Desired, o state.Observed) []string {
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(o.Forwarding)) {
 		if !o.Forwarding[name] {
 			out = append(out, name)
 		}
 	}
-	if _, seen := o.Forwarding[link]; !seen {
-		out = append(out, link) // about to be made
+	for i := range desired.Tunnels {
+		if name := desired.Tunnels[i].Link.Name; !seen(o.Forwarding, name) {
+			out = append(out, name) // about to be made
+		}
 	}
 	return out
 }
 
-func diffDevice(desired state.Device, observed state.ObservedDevice, applied *state.Desired) Device {
+func seen(devices map[string]bool, name string) bool {
+	_, ok := devices[name]
+	return ok
+}
+
+func diffDevice(desired state.Device, observed state.ObservedDevice, last *lastApplied) Device {
 	var d Device
 	if desired.PrivateKey != observed.PrivateKey {
 		d.PrivateKey = &desired.PrivateKey
@@ -138,7 +174,6 @@ func diffDevice(desired state.Device, observed state.ObservedDevice, applied *st
 	if desired.ListenPort != observed.ListenPort {
 		d.ListenPort = &desired.ListenPort
 	}
-	last := lastApplied{desired: applied}
 	known := 0
 	for i := range desired.Peers {
 		want := &desired.Peers[i]
@@ -148,7 +183,7 @@ func diffDevice(desired state.Device, observed state.ObservedDevice, applied *st
 			continue
 		}
 		known++
-		if p, changed := update(want, &have, &last); changed {
+		if p, changed := update(want, &have, last); changed {
 			d.Peers = append(d.Peers, p)
 		}
 	}
@@ -176,27 +211,35 @@ func (d Device) sort() {
 
 func (d Device) empty() bool { return d.PrivateKey == nil && d.ListenPort == nil && len(d.Peers) == 0 }
 
-// lastApplied finds peers of the last desired state that was applied, of which
-// there may be none. Few are asked for, mostly none.
+// lastApplied finds peers as a tunnel was last applied with. Few are asked for,
+// mostly none.
 type lastApplied struct {
-	desired *state.Desired
-	index   map[key.Public]int
+	peers []state.Peer
+	index map[key.Public]int
+}
+
+// lastOf takes nil for 'nothing was applied yet'.
+func lastOf(applied *state.Desired, s key.Slot) *lastApplied {
+	if applied == nil {
+		return &lastApplied{}
+	}
+	t := applied.Tunnel(s)
+	if t == nil {
+		return &lastApplied{}
+	}
+	return &lastApplied{peers: t.Device.Peers}
 }
 
 // of returns the peer, or the zero one.
 func (l *lastApplied) of(k key.Public) state.Peer {
-	if l.desired == nil {
-		return state.Peer{}
-	}
-	peers := l.desired.Device.Peers
 	if l.index == nil {
-		l.index = make(map[key.Public]int, len(peers))
-		for i := range peers {
-			l.index[peers[i].PublicKey] = i
+		l.index = make(map[key.Public]int, len(l.peers))
+		for i := range l.peers {
+			l.index[l.peers[i].PublicKey] = i
 		}
 	}
 	if i, ok := l.index[k]; ok {
-		return peers[i]
+		return l.peers[i]
 	}
 	return state.Peer{}
 }
@@ -268,7 +311,7 @@ func diffFirewall(desired state.Firewall, inPlace bool, applied *state.Desired) 
 
 // sameRules compares everything but the elements of the sets.
 func sameRules(a, b state.Firewall) bool {
-	return a.Interface == b.Interface && a.ListenPort == b.ListenPort &&
+	return a.Interfaces == b.Interfaces && a.ListenPorts == b.ListenPorts && a.Handshakes == b.Handshakes &&
 		a.Masquerade == b.Masquerade && a.PeerToPeer == b.PeerToPeer && a.IPv6 == b.IPv6
 }
 
@@ -290,77 +333,4 @@ func difference[T any](want, have []T, compare func(T, T) int) (missing, extra [
 		}
 	}
 	return append(missing, want...), append(extra, have...)
-}
-
-// Summary says in words what the plan does: names of peers and of fields,
-// never a secret key. Of peers, addresses and routes, it names at most limit
-// each and counts the rest.
-func (p Plan) Summary(limit int) []string {
-	limit = max(limit, 0)
-	var out []string
-	say := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if p.Firewall.Replace {
-		say("firewall table made anew")
-	} else if !p.Firewall.empty() {
-		say("firewall sources +%d -%d, grants +%d -%d", len(p.Firewall.AddSources), len(p.Firewall.RemoveSources), len(p.Firewall.AddGrants), len(p.Firewall.RemoveGrants))
-	}
-	if p.Link.Up {
-		say("link %s up", p.Link.Name)
-	}
-	if p.Link.MTU != 0 {
-		say("mtu %d", p.Link.MTU)
-	}
-	for _, l := range []struct {
-		what string
-		list []netip.Prefix
-	}{
-		{"address added", p.Link.AddAddresses},
-		{"address removed", p.Link.RemoveAddresses},
-		{"route added", p.Link.AddRoutes},
-		{"route removed", p.Link.RemoveRoutes},
-	} {
-		for _, prefix := range l.list[:min(limit, len(l.list))] {
-			say("%s %s", l.what, prefix)
-		}
-		if more := len(l.list) - limit; more > 0 {
-			say("%s, %d more", l.what, more)
-		}
-	}
-	if p.Device.PrivateKey != nil {
-		say("private key changed, public key now %s", p.Device.PrivateKey.Public())
-	}
-	if p.Device.ListenPort != nil {
-		say("listen port %d", *p.Device.ListenPort)
-	}
-	for _, peer := range p.Device.Peers[:min(limit, len(p.Device.Peers))] {
-		out = append(out, peer.summary())
-	}
-	if more := len(p.Device.Peers) - limit; more > 0 {
-		say("peers changed, %d more", more)
-	}
-	if len(p.Forward) > 0 {
-		say("forwarding on for %s", strings.Join(p.Forward, ", "))
-	}
-	return out
-}
-
-func (p Peer) summary() string {
-	text := fmt.Sprintf("peer %s %s", p.Name, map[Operation]string{Remove: "removed", Update: "updated", Add: "added"}[p.Operation])
-	if p.Operation != Update {
-		return text
-	}
-	var fields []string
-	if p.PresharedKey != nil {
-		fields = append(fields, "presharedKey")
-	}
-	if p.Endpoint != nil {
-		fields = append(fields, "endpoint")
-	}
-	if p.Keepalive != nil {
-		fields = append(fields, "persistentKeepalive")
-	}
-	if len(p.AllowedIPs)+len(p.RemoveAllowedIPs) > 0 {
-		fields = append(fields, "allowedIPs")
-	}
-	return text + " (" + strings.Join(fields, ", ") + ")"
 }

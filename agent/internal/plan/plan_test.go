@@ -36,6 +36,31 @@ func desiredPeers(peers ...state.Peer) state.Device {
 	return state.Device{Peers: peers}
 }
 
+// blue is a state with one tunnel.
+func blue(t state.Tunnel) state.Desired {
+	t.Slot = key.Blue
+	return state.Desired{Tunnels: []state.Tunnel{t}}
+}
+
+func device0(d state.Device) state.Desired { return blue(state.Tunnel{Device: d}) }
+
+func seenBlue(t state.ObservedTunnel) state.Observed {
+	return state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{key.Blue: t}}
+}
+
+// only is the change of a plan's one tunnel, or none.
+func only(t *testing.T, p Plan) Tunnel {
+	t.Helper()
+	switch len(p.Tunnels) {
+	case 0:
+		return Tunnel{}
+	case 1:
+		return p.Tunnels[0]
+	}
+	t.Fatalf("%d tunnels are changed", len(p.Tunnels))
+	return Tunnel{}
+}
+
 // asObserved is what a device says that was given these peers.
 func asObserved(d state.Device) state.ObservedDevice {
 	o := state.ObservedDevice{PrivateKey: d.PrivateKey, ListenPort: d.ListenPort, Peers: map[key.Public]state.ObservedPeer{}}
@@ -80,8 +105,10 @@ func TestDiffUpdatesWhatDiffers(t *testing.T) {
 			changed := base
 			tt.change(&changed)
 			other := state.Peer{Name: "bob", PublicKey: bob, AllowedIPs: prefixes("10.8.0.3/32")}
-			applied := state.Desired{Device: desiredPeers(base, other)}
-			got := Diff(state.Desired{Device: desiredPeers(changed, other)}, state.Observed{Device: asObserved(applied.Device)}, &applied).Device
+			before := desiredPeers(base, other)
+			applied := device0(before)
+			seen := seenBlue(state.ObservedTunnel{LinkExists: true, LinkUp: true, Device: asObserved(before)})
+			got := only(t, Diff(device0(desiredPeers(changed, other)), seen, &applied)).Device
 			var want Device
 			if !cmp.Equal(tt.want, Peer{}, byValue) {
 				tt.want.Operation, tt.want.Name, tt.want.PublicKey = Update, "alice", alice
@@ -120,13 +147,14 @@ func TestDiffEndpoint(t *testing.T) {
 			}
 			var applied *state.Desired
 			if tt.known {
-				applied = &state.Desired{Device: peer(tt.lastApplied)}
+				last := device0(peer(tt.lastApplied))
+				applied = &last
 			}
 			var want Device
 			if tt.patch {
 				want.Peers = []Peer{{Operation: Update, Name: "alice", PublicKey: alice, Endpoint: &tt.want}}
 			}
-			got := Diff(state.Desired{Device: peer(tt.want)}, state.Observed{Device: asObserved(peer(tt.have))}, applied).Device
+			got := only(t, Diff(device0(peer(tt.want)), seenBlue(state.ObservedTunnel{LinkExists: true, LinkUp: true, Device: asObserved(peer(tt.have))}), applied)).Device
 			if diff := cmp.Diff(want, got, byValue); diff != "" {
 				t.Errorf("device (-want +got):\n%s", diff)
 			}
@@ -139,11 +167,11 @@ func TestDiffOrder(t *testing.T) {
 	psk, keepalive := key.GeneratePreshared(), time.Second
 	private, port := key.GeneratePrivate(), uint16(51820)
 	dave := key.Public{4}
-	applied := state.Desired{Device: desiredPeers(
+	before := desiredPeers(
 		state.Peer{Name: "zoe", PublicKey: alice, AllowedIPs: prefixes("10.8.0.2/32")},
 		state.Peer{Name: "bob", PublicKey: bob, AllowedIPs: prefixes("10.8.0.3/32")},
-	)}
-	observed := asObserved(applied.Device)
+	)
+	applied, observed := device0(before), asObserved(before)
 	observed.Peers[carol] = state.ObservedPeer{Peer: state.Peer{PublicKey: carol}}
 	desired := desiredPeers(
 		state.Peer{Name: "zoe", PublicKey: dave, AllowedIPs: prefixes("10.8.0.2/32"), PresharedKey: psk, Keepalive: keepalive, Endpoint: here},
@@ -158,7 +186,7 @@ func TestDiffOrder(t *testing.T) {
 		{Operation: Add, Name: "ann", PublicKey: key.Public{5}, AllowedIPs: prefixes("10.8.0.4/32")},
 		{Operation: Add, Name: "zoe", PublicKey: dave, AllowedIPs: prefixes("10.8.0.2/32"), PresharedKey: &psk, Keepalive: &keepalive, Endpoint: &here},
 	}}
-	got := Diff(state.Desired{Device: desired}, state.Observed{Device: observed}, &applied).Device
+	got := only(t, Diff(device0(desired), seenBlue(state.ObservedTunnel{Device: observed}), &applied)).Device
 	if diff := cmp.Diff(want, got, byValue); diff != "" {
 		t.Errorf("device (-want +got):\n%s", diff)
 	}
@@ -166,44 +194,44 @@ func TestDiffOrder(t *testing.T) {
 
 func TestDiffLinkAndForwarding(t *testing.T) {
 	desired := state.Link{Name: "wg0", MTU: 1420, Addresses: prefixes("10.8.0.1/24", "fd00::1/64"), Routes: prefixes("172.16.0.0/16", "192.168.0.0/16")}
-	complete := state.Observed{
-		LinkExists: true, LinkUp: true, Link: desired,
-		Forwarding: map[string]bool{"eth0": true, "wg0": true},
-	}
-	with := func(change func(*state.Observed)) state.Observed {
+	both := map[string]bool{"eth0": true, "wg0": true}
+	complete := state.ObservedTunnel{LinkExists: true, LinkUp: true, Link: desired}
+	with := func(change func(*state.ObservedTunnel)) state.ObservedTunnel {
 		o := complete
 		change(&o)
 		return o
 	}
 	tests := []struct {
 		name        string
-		observed    state.Observed
+		observed    state.ObservedTunnel
+		forwarding  map[string]bool
 		want        Link
 		wantForward []string
 	}{
-		{"complete", complete, Link{}, nil},
-		{"nothing there", state.Observed{Forwarding: map[string]bool{"net1": false, "eth0": false}}, Link{
+		{"complete", complete, both, Link{}, nil},
+		{"nothing there", state.ObservedTunnel{}, map[string]bool{"net1": false, "eth0": false}, Link{
 			Up: true, MTU: 1420, AddAddresses: desired.Addresses, AddRoutes: desired.Routes,
 		}, []string{"eth0", "net1", "wg0"}},
-		{"down", with(func(o *state.Observed) { o.LinkUp = false }), Link{Up: true}, nil},
-		{"other MTU", with(func(o *state.Observed) { o.Link.MTU = 1500 }), Link{MTU: 1420}, nil},
-		{"address and route to be swapped", with(func(o *state.Observed) {
+		{"down", with(func(o *state.ObservedTunnel) { o.LinkUp = false }), both, Link{Up: true}, nil},
+		{"other MTU", with(func(o *state.ObservedTunnel) { o.Link.MTU = 1500 }), both, Link{MTU: 1420}, nil},
+		{"address and route to be swapped", with(func(o *state.ObservedTunnel) {
 			o.Link.Addresses = prefixes("10.8.0.1/16", "fd00::1/64")
 			o.Link.Routes = prefixes("10.99.0.0/16", "192.168.0.0/16")
-		}), Link{
+		}), both, Link{
 			AddAddresses: prefixes("10.8.0.1/24"), RemoveAddresses: prefixes("10.8.0.1/16"),
 			AddRoutes: prefixes("172.16.0.0/16"), RemoveRoutes: prefixes("10.99.0.0/16"),
 		}, nil},
-		{"somebody switched forwarding off", with(func(o *state.Observed) { o.Forwarding = map[string]bool{"eth0": true, "wg0": false} }), Link{}, []string{"wg0"}},
-		{"a second network was attached", with(func(o *state.Observed) {
-			o.Forwarding = map[string]bool{"eth0": true, "wg0": true, "net1": false}
-		}), Link{}, []string{"net1"}},
+		{"somebody switched forwarding off", complete, map[string]bool{"eth0": true, "wg0": false}, Link{}, []string{"wg0"}},
+		{"a second network was attached", complete, map[string]bool{"eth0": true, "wg0": true, "net1": false}, Link{}, []string{"net1"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			tt.want.Name = "wg0"
-			got := Diff(state.Desired{Link: desired}, tt.observed, nil)
-			if diff := cmp.Diff(tt.want, got.Link, byValue, cmpopts.EquateEmpty()); diff != "" {
+			observed := seenBlue(tt.observed)
+			observed.Forwarding = tt.forwarding
+			got := Diff(blue(state.Tunnel{Link: desired}), observed, nil)
+			changed := only(t, got).Link
+			changed.Name = ""
+			if diff := cmp.Diff(tt.want, changed, byValue, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("link (-want +got):\n%s", diff)
 			}
 			if diff := cmp.Diff(tt.wantForward, got.Forward); diff != "" {
@@ -221,7 +249,7 @@ func TestDiffFirewall(t *testing.T) {
 		return state.Grant{Policy: p, First: netip.MustParseAddr("10.0.0.0"), Last: netip.MustParseAddr("10.255.255.255"), LastProtocol: 255, LastPort: 65535}
 	}
 	base := state.Firewall{
-		Interface: "wg0", ListenPort: 51820, Masquerade: true,
+		Interfaces: [2]string{"wg0", "wg0g"}, ListenPorts: [2]uint16{51820, 51821}, Masquerade: true,
 		Sources: []state.Source{source("10.8.0.2/32", 7), source("10.8.0.3/32", 7)},
 		Grants:  []state.Grant{grant(7)},
 	}
@@ -258,8 +286,9 @@ func TestDiffFirewall(t *testing.T) {
 		}},
 	}
 	for name, change := range map[string]func(*state.Firewall){
-		"interface":  func(fw *state.Firewall) { fw.Interface = "wg1" },
-		"port":       func(fw *state.Firewall) { fw.ListenPort = 1 },
+		"interface":  func(fw *state.Firewall) { fw.Interfaces[0] = "wg1" },
+		"port":       func(fw *state.Firewall) { fw.ListenPorts[1] = 1 },
+		"handshakes": func(fw *state.Firewall) { fw.Handshakes = true },
 		"masquerade": func(fw *state.Firewall) { fw.Masquerade = false },
 		"isolation":  func(fw *state.Firewall) { fw.PeerToPeer = true },
 		"IPv6":       func(fw *state.Firewall) { fw.IPv6 = true },
@@ -284,7 +313,7 @@ func TestDiffFirewall(t *testing.T) {
 
 func TestEmpty(t *testing.T) {
 	private, port := key.GeneratePrivate(), uint16(1)
-	if !(Plan{Link: Link{Name: "wg0"}, Firewall: Firewall{Desired: state.Firewall{Masquerade: true}}}).Empty() {
+	if !(Plan{Tunnels: []Tunnel{{Link: Link{Name: "wg0"}}}, Firewall: Firewall{Desired: state.Firewall{Masquerade: true}}}).Empty() {
 		t.Error("a plan without a change is not empty")
 	}
 	for name, p := range map[string]Plan{
@@ -293,15 +322,16 @@ func TestEmpty(t *testing.T) {
 		"source removed": {Firewall: Firewall{RemoveSources: make([]state.Source, 1)}},
 		"grant added":    {Firewall: Firewall{AddGrants: make([]state.Grant, 1)}},
 		"grant removed":  {Firewall: Firewall{RemoveGrants: make([]state.Grant, 1)}},
-		"up":             {Link: Link{Up: true}},
-		"MTU":            {Link: Link{MTU: 1}},
-		"address":        {Link: Link{AddAddresses: prefixes("10.8.0.1/24")}},
-		"no address":     {Link: Link{RemoveAddresses: prefixes("10.8.0.1/24")}},
-		"route":          {Link: Link{AddRoutes: prefixes("10.8.0.0/24")}},
-		"no route":       {Link: Link{RemoveRoutes: prefixes("10.8.0.0/24")}},
-		"private key":    {Device: Device{PrivateKey: &private}},
-		"port":           {Device: Device{ListenPort: &port}},
-		"peer":           {Device: Device{Peers: make([]Peer, 1)}},
+		"up":             {Tunnels: []Tunnel{{Link: Link{Up: true}}}},
+		"MTU":            {Tunnels: []Tunnel{{Link: Link{MTU: 1}}}},
+		"address":        {Tunnels: []Tunnel{{Link: Link{AddAddresses: prefixes("10.8.0.1/24")}}}},
+		"no address":     {Tunnels: []Tunnel{{Link: Link{RemoveAddresses: prefixes("10.8.0.1/24")}}}},
+		"route":          {Tunnels: []Tunnel{{Link: Link{AddRoutes: prefixes("10.8.0.0/24")}}}},
+		"no route":       {Tunnels: []Tunnel{{Link: Link{RemoveRoutes: prefixes("10.8.0.0/24")}}}},
+		"private key":    {Tunnels: []Tunnel{{}, {Device: Device{PrivateKey: &private}}}},
+		"port":           {Tunnels: []Tunnel{{Device: Device{ListenPort: &port}}}},
+		"peer":           {Tunnels: []Tunnel{{Device: Device{Peers: make([]Peer, 1)}}}},
+		"removal":        {Tunnels: []Tunnel{{Remove: true}}},
 		"forwarding":     {Forward: []string{"eth0"}},
 	} {
 		if p.Empty() {
@@ -312,8 +342,7 @@ func TestEmpty(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	private, psk, port, keepalive := key.GeneratePrivate(), key.GeneratePreshared(), uint16(51821), time.Second
-	full := Plan{
-		Firewall: Firewall{AddSources: make([]state.Source, 2), RemoveGrants: make([]state.Grant, 3)},
+	full := Tunnel{
 		Link: Link{
 			Name: "wg0", Up: true, MTU: 1420,
 			AddAddresses: prefixes("10.8.0.1/24"), RemoveAddresses: prefixes("10.9.0.1/24"),
@@ -324,7 +353,15 @@ func TestSummary(t *testing.T) {
 			{Operation: Update, Name: "bob", PresharedKey: &psk, Endpoint: &here, Keepalive: &keepalive, RemoveAllowedIPs: prefixes("10.8.0.2/32")},
 			{Operation: Add, Name: "carol", PresharedKey: &psk},
 		}},
-		Forward: []string{"eth0", "wg0"},
+	}
+	one := func(t ...Tunnel) Plan { return Plan{Tunnels: t} }
+	peers := Tunnel{Device: Device{Peers: full.Device.Peers}}
+	everything := one(full)
+	everything.Firewall = Firewall{AddSources: make([]state.Source, 2), RemoveGrants: make([]state.Grant, 3)}
+	everything.Forward = []string{"eth0", "wg0"}
+	beside := Tunnel{
+		Link:   Link{Name: "wg0g", Up: true, MTU: 1420},
+		Device: Device{PrivateKey: &private, ListenPort: &port, Peers: make([]Peer, 7)},
 	}
 	tests := []struct {
 		name  string
@@ -334,7 +371,7 @@ func TestSummary(t *testing.T) {
 	}{
 		{"nothing", Plan{}, 10, nil},
 		{"table", Plan{Firewall: Firewall{Replace: true}}, 10, []string{"firewall table made anew"}},
-		{"everything", full, 10, []string{
+		{"everything", everything, 10, []string{
 			"firewall sources +2 -0, grants +0 -3",
 			"link wg0 up",
 			"mtu 1420",
@@ -349,7 +386,7 @@ func TestSummary(t *testing.T) {
 			"peer carol added",
 			"forwarding on for eth0, wg0",
 		}},
-		{"limited", Plan{Link: full.Link, Device: Device{Peers: full.Device.Peers}}, 1, []string{
+		{"limited", one(Tunnel{Link: full.Link, Device: peers.Device}), 1, []string{
 			"link wg0 up",
 			"mtu 1420",
 			"address added 10.8.0.1/24",
@@ -359,7 +396,20 @@ func TestSummary(t *testing.T) {
 			"peer alice removed",
 			"peers changed, 2 more",
 		}},
-		{"counts only", Plan{Device: Device{Peers: full.Device.Peers}}, 0, []string{"peers changed, 3 more"}},
+		{"counts only", one(peers), 0, []string{"peers changed, 3 more"}},
+		{"a second tunnel comes", one(Tunnel{Link: Link{Name: "wg0", MTU: 1420}}, beside), 10, []string{
+			"mtu 1420",
+			"link wg0g up beside it, public key " + private.Public().String() + ", UDP port 51821, 7 peers",
+		}},
+		{"one peer on both", one(peers, peers), 10, []string{
+			"peer alice removed",
+			"peer bob updated (presharedKey, endpoint, persistentKeepalive, allowedIPs)",
+			"peer carol added",
+		}},
+		{"the first one goes", one(Tunnel{Link: Link{Name: "wg0g", AddAddresses: prefixes("10.8.0.1/24")}}, Tunnel{Remove: true, Link: Link{Name: "wg0"}}), 10, []string{
+			"address added 10.8.0.1/24",
+			"link wg0 removed",
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

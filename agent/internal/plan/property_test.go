@@ -54,56 +54,80 @@ func some[T any](w *world, from []T) []T {
 }
 
 func (w *world) desired() state.Desired {
-	d := state.Desired{
-		Link: state.Link{
-			Name: "wg0", MTU: pick(w, []int{1420, 1440}),
-			Addresses: some(w, prefixes("10.8.0.1/24", "10.9.0.1/24", "fd00::1/64")),
-			Routes:    some(w, prefixes("172.16.0.0/12", "192.168.0.0/16", "fd01::/64")),
-		},
-		Device: state.Device{
-			PrivateKey: pick(w, w.privates), ListenPort: pick(w, []uint16{51820, 51821}),
-		},
-		Firewall: state.Firewall{Interface: "wg0", Masquerade: w.r.IntN(4) > 0},
+	d := state.Desired{Firewall: state.Firewall{Interfaces: [2]string{"wg0", "wg0g"}, Masquerade: w.r.IntN(4) > 0}}
+	peers := w.peers(&d.Firewall)
+	slots := []key.Slot{key.Blue, key.Green}
+	if w.r.IntN(4) == 0 {
+		slices.Reverse(slots)
 	}
+	for i, slot := range slots[:1+w.r.IntN(2)] {
+		d.Tunnels = append(d.Tunnels, w.tunnel(slot, i == 0))
+		d.Tunnels[i].Device.Peers = slices.Clone(peers)
+	}
+	return d
+}
+
+func (w *world) tunnel(slot key.Slot, first bool) state.Tunnel {
+	t := state.Tunnel{
+		Slot: slot,
+		Link: state.Link{
+			Name: map[key.Slot]string{key.Blue: "wg0", key.Green: "wg0g"}[slot], MTU: pick(w, []int{1420, 1440}),
+			Routes: some(w, prefixes("172.16.0.0/12", "192.168.0.0/16", "fd01::/64")),
+		},
+		Device: state.Device{PrivateKey: pick(w, w.privates), ListenPort: pick(w, []uint16{51820, 51821})},
+	}
+	if first {
+		t.Link.Addresses = some(w, prefixes("10.8.0.1/24", "10.9.0.1/24", "fd00::1/64"))
+	}
+	return t
+}
+
+// peers also makes the sources and grants of theirs.
+func (w *world) peers(fw *state.Firewall) []state.Peer {
+	var peers []state.Peer
 	for i := range byte(7) {
 		if w.r.IntN(3) == 0 {
 			continue
 		}
-		d.Device.Peers = append(d.Device.Peers, state.Peer{
+		peers = append(peers, state.Peer{
 			Name: string(rune('a' + i)), PublicKey: key.Public{i + 1}, PresharedKey: pick(w, w.preshared),
 			Endpoint: pick(w, w.endpoints), Keepalive: pick(w, []time.Duration{0, 25 * time.Second}),
 		})
 	}
 	for _, prefix := range w.prefixes {
-		if len(d.Device.Peers) == 0 || w.r.IntN(4) == 0 {
+		if len(peers) == 0 || w.r.IntN(4) == 0 {
 			continue
 		}
-		p := &d.Device.Peers[w.r.IntN(len(d.Device.Peers))]
+		p := &peers[w.r.IntN(len(peers))]
 		p.AllowedIPs = append(p.AllowedIPs, prefix)
 		slices.SortFunc(p.AllowedIPs, netip.Prefix.Compare)
 		policy := state.Policy(1 + w.r.IntN(2))
-		d.Firewall.Sources = append(d.Firewall.Sources, state.Source{Prefix: prefix, Policy: policy})
-		d.Firewall.Grants = append(d.Firewall.Grants, state.Grant{Policy: policy, First: prefix.Addr(), LastPort: uint16(prefix.Bits())})
+		fw.Sources = append(fw.Sources, state.Source{Prefix: prefix, Policy: policy})
+		fw.Grants = append(fw.Grants, state.Grant{Policy: policy, First: prefix.Addr(), LastPort: uint16(prefix.Bits())})
 	}
-	slices.SortFunc(d.Firewall.Sources, state.Source.Compare)
-	slices.SortFunc(d.Firewall.Grants, state.Grant.Compare)
-	return d
+	slices.SortFunc(fw.Sources, state.Source.Compare)
+	slices.SortFunc(fw.Grants, state.Grant.Compare)
+	return peers
 }
 
 // observed is what a system says that was brought to d, after a while: clients
 // have roamed, counters have counted.
 func (w *world) observed(d state.Desired) state.Observed {
 	o := state.Observed{
-		LinkExists: true, LinkUp: w.r.IntN(4) > 0, Link: d.Link, Device: asObserved(d.Device),
+		Tunnels:         map[key.Slot]state.ObservedTunnel{},
 		Forwarding:      map[string]bool{"eth0": w.r.IntN(4) > 0, "wg0": w.r.IntN(4) > 0},
 		FirewallInPlace: w.r.IntN(4) > 0,
 	}
-	for k, p := range o.Device.Peers {
-		if w.r.IntN(3) == 0 {
-			p.Endpoint = pick(w, w.endpoints)
+	for _, t := range d.Tunnels {
+		seen := state.ObservedTunnel{LinkExists: true, LinkUp: w.r.IntN(4) > 0, Link: t.Link, Device: asObserved(t.Device)}
+		for k, p := range seen.Device.Peers {
+			if w.r.IntN(3) == 0 {
+				p.Endpoint = pick(w, w.endpoints)
+			}
+			p.ReceiveBytes = w.r.Int64N(1000)
+			seen.Device.Peers[k] = p
 		}
-		p.ReceiveBytes = w.r.Int64N(1000)
-		o.Device.Peers[k] = p
+		o.Tunnels[t.Slot] = seen
 	}
 	return o
 }
@@ -162,12 +186,15 @@ func TestPlanProperties(t *testing.T) {
 		case 1:
 			desired = before
 		case 2: // one peer changes
-			desired.Link, desired.Firewall = before.Link, before.Firewall
-			desired.Device = before.Device
-			desired.Device.Peers = slices.Clone(before.Device.Peers)
-			if n := len(desired.Device.Peers); n > 0 {
-				one := &desired.Device.Peers[w.r.IntN(n)]
-				one.PresharedKey, one.Endpoint = pick(w, w.preshared), pick(w, w.endpoints)
+			desired = before
+			desired.Tunnels = slices.Clone(before.Tunnels)
+			for i := range desired.Tunnels {
+				peers := slices.Clone(before.Tunnels[i].Device.Peers)
+				if len(peers) > 0 {
+					one := &peers[w.r.IntN(len(peers))]
+					one.PresharedKey, one.Endpoint = pick(w, w.preshared), pick(w, w.endpoints)
+				}
+				desired.Tunnels[i].Device.Peers = peers
 			}
 		}
 		observed := w.observed(before)
@@ -187,15 +214,19 @@ func TestChangesAreTheDifferenceToWhatWasApplied(t *testing.T) {
 		w := newWorld(seed)
 		applied, desired := w.desired(), w.desired()
 		if seed%2 == 1 { // renamed, and names that changed hands
-			for i := range applied.Device.Peers {
-				applied.Device.Peers[i].Name = pick(w, []string{"a", "c", "x", "y"}) + string(rune('0'+i))
+			for _, t := range applied.Tunnels {
+				for i := range t.Device.Peers {
+					t.Device.Peers[i].Name = pick(w, []string{"a", "c", "x", "y"}) + string(rune('0'+i))
+				}
+				slices.SortFunc(t.Device.Peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
 			}
-			slices.SortFunc(applied.Device.Peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
 		}
-		want := Diff(desired, state.Observed{
-			LinkExists: true, LinkUp: true, Link: applied.Link, Device: asObserved(applied.Device),
-			Forwarding: map[string]bool{"wg0": true}, FirewallInPlace: true,
-		}, &applied)
+		observed := state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{}, Forwarding: map[string]bool{}, FirewallInPlace: true}
+		for _, t := range applied.Tunnels {
+			observed.Tunnels[t.Slot] = state.ObservedTunnel{LinkExists: true, LinkUp: true, Link: t.Link, Device: asObserved(t.Device)}
+			observed.Forwarding[t.Link.Name] = true
+		}
+		want := Diff(desired, observed, &applied)
 		if diff := cmp.Diff(want, Changes(desired, applied), byValue, cmpopts.EquateEmpty()); diff != "" {
 			t.Errorf("seed %d: changes (-difference +got):\n%s", seed, diff)
 		}
@@ -205,9 +236,33 @@ func TestChangesAreTheDifferenceToWhatWasApplied(t *testing.T) {
 func checkPlan(t *testing.T, w *world, desired state.Desired, observed state.Observed, applied *state.Desired) {
 	p := Diff(desired, observed, applied)
 	after := observed
-	after.Device = checkPeers(t, p.Device, desired.Device, observed.Device, applied)
-	after.Link = applyLink(t, p.Link, observed.Link)
-	after.LinkUp = after.LinkUp || p.Link.Up
+	after.Tunnels = maps.Clone(observed.Tunnels)
+	for _, change := range p.Tunnels {
+		if change.Remove {
+			if desired.Tunnel(change.Slot) != nil || change.Link.Name != observed.Tunnels[change.Slot].Link.Name {
+				t.Errorf("takes down %s", change.Link.Name)
+			}
+			delete(after.Tunnels, change.Slot)
+		}
+	}
+	for i := range desired.Tunnels {
+		want := &desired.Tunnels[i]
+		var change Tunnel
+		for _, c := range p.Tunnels {
+			if c.Slot == want.Slot {
+				change = c
+			}
+		}
+		change.Link.Name = want.Link.Name
+		have := observed.Tunnels[want.Slot]
+		have.Device = checkPeers(t, change.Device, want.Device, have.Device, lastOf(applied, want.Slot))
+		have.Link = applyLink(t, change.Link, have.Link)
+		have.LinkExists, have.LinkUp = have.LinkExists || change.Link.Up, have.LinkUp || change.Link.Up
+		after.Tunnels[want.Slot] = have
+		if diff := cmp.Diff(want.Link, have.Link, byValue, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("link after the plan (-desired +got):\n%s", diff)
+		}
+	}
 	after.Forwarding = maps.Clone(observed.Forwarding)
 	for _, name := range p.Forward {
 		after.Forwarding[name] = true
@@ -215,9 +270,6 @@ func checkPlan(t *testing.T, w *world, desired state.Desired, observed state.Obs
 	checkFirewall(t, p.Firewall, desired.Firewall, applied)
 	after.FirewallInPlace = true
 
-	if diff := cmp.Diff(desired.Link, after.Link, byValue, cmpopts.EquateEmpty()); diff != "" {
-		t.Errorf("link after the plan (-desired +got):\n%s", diff)
-	}
 	if again := Diff(desired, after, &desired); !again.Empty() {
 		t.Errorf("a second plan is not empty: %v", again.Summary(10))
 	}
@@ -226,7 +278,7 @@ func checkPlan(t *testing.T, w *world, desired state.Desired, observed state.Obs
 
 // checkPeers applies the patches one by one, as a device sees them that gets
 // them in several messages, and returns the outcome.
-func checkPeers(t *testing.T, p Device, desired state.Device, observed state.ObservedDevice, applied *state.Desired) state.ObservedDevice {
+func checkPeers(t *testing.T, p Device, desired state.Device, observed state.ObservedDevice, last *lastApplied) state.ObservedDevice {
 	patched := map[key.Public]Operation{}
 	for _, peer := range p.Peers {
 		if _, twice := patched[peer.PublicKey]; twice {
@@ -235,6 +287,9 @@ func checkPeers(t *testing.T, p Device, desired state.Device, observed state.Obs
 		patched[peer.PublicKey] = peer.Operation
 	}
 	d := &device{t: t, peers: maps.Clone(observed.Peers)}
+	if d.peers == nil {
+		d.peers = map[key.Public]state.ObservedPeer{}
+	}
 	for i, patch := range p.Peers {
 		for _, k := range d.apply(patch) {
 			if op, ok := patched[k]; !ok || op != Update {
@@ -261,7 +316,7 @@ func checkPeers(t *testing.T, p Device, desired state.Device, observed state.Obs
 		if existed {
 			peer.ReceiveBytes = old.ReceiveBytes // it is the same peer, session and all
 			now, _ := desired.Peer(k)
-			peer.Endpoint = endpointAfter(now, old, applied)
+			peer.Endpoint = endpointAfter(now, old, last)
 		}
 		want.Peers[k] = peer
 		if _, planned := patched[k]; existed && planned == same(old, peer) {
@@ -288,12 +343,9 @@ func same(a, b state.ObservedPeer) bool {
 }
 
 // endpointAfter says in other words than the plan does where a peer is called.
-func endpointAfter(want state.Peer, old state.ObservedPeer, applied *state.Desired) netip.AddrPort {
-	userChangedIt := false
-	if applied != nil {
-		last, known := applied.Device.Peer(want.PublicKey)
-		userChangedIt = known && last.Endpoint != want.Endpoint
-	}
+func endpointAfter(want state.Peer, old state.ObservedPeer, last *lastApplied) netip.AddrPort {
+	before := last.of(want.PublicKey)
+	userChangedIt := !before.PublicKey.IsZero() && before.Endpoint != want.Endpoint
 	if want.Endpoint.IsValid() && (userChangedIt || !old.Endpoint.IsValid()) {
 		return want.Endpoint
 	}

@@ -19,7 +19,7 @@ func manyPeers(n int) *spec.Snapshot {
 			Server:  spec.Server{Interface: "wg0", ListenPort: 51820, Addresses: prefixes("10.0.0.1/8")},
 			Routing: spec.Routing{Masquerade: true, AllowedDestinations: []spec.Destination{{CIDR: netip.MustParsePrefix("0.0.0.0/0")}}},
 		},
-		PrivateKey: key.GeneratePrivate(),
+		ServerKeys: []spec.ServerKey{{Key: key.GeneratePrivate(), Slot: key.Blue}},
 	}
 	for i, host := range rand.New(rand.NewPCG(1, 2)).Perm(n) {
 		var public key.Public

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 )
 
@@ -26,6 +27,10 @@ const fallbackMTU = 1420
 // Inputs is everything that a desired state follows from.
 type Inputs struct {
 	Snapshot *spec.Snapshot
+	// Now decides which keys are in force.
+	Now time.Time
+	// Moved are the peers of the second tunnel; see [Moved].
+	Moved map[key.Public]bool
 	// Resolved maps endpoints with a DNS name to what the name stands for now.
 	// A name that is missing leaves its peer without endpoint.
 	Resolved map[spec.Endpoint]netip.AddrPort
@@ -33,9 +38,15 @@ type Inputs struct {
 }
 
 // Same reports whether both lead to the same desired state, being the same
-// snapshot and the same in all else.
+// snapshot and the same in all else, with no key's time in between. o is the
+// earlier one; where the clock was set back, they are never the same.
 func (in Inputs) Same(o Inputs) bool {
-	return in.Snapshot == o.Snapshot && in.Uplink == o.Uplink && maps.Equal(in.Resolved, o.Resolved)
+	if in.Snapshot != o.Snapshot || in.Uplink != o.Uplink || in.Now.Before(o.Now) ||
+		!maps.Equal(in.Resolved, o.Resolved) || !maps.Equal(in.Moved, o.Moved) {
+		return false
+	}
+	next := NextChange(o.Snapshot, o.Now)
+	return next.IsZero() || in.Now.Before(next)
 }
 
 // Uplink is the Pod's way to the Internet.
@@ -50,35 +61,68 @@ type Uplink struct {
 // snapshot was validated as a whole.
 func Build(in Inputs) Desired {
 	s := in.Snapshot
-	server := s.Gateway.Server
-	d := Desired{
-		Link: Link{
-			Name:      server.Interface,
-			MTU:       cmp.Or(server.MTU, in.Uplink.tunnelMTU(s.Gateway.IPv6.Enabled)),
-			Addresses: slices.SortedFunc(slices.Values(server.Addresses), netip.Prefix.Compare),
-		},
-		Device: Device{
-			PrivateKey: s.PrivateKey,
-			ListenPort: server.ListenPort,
-			Peers:      make([]Peer, len(s.Peers)),
-		},
-	}
 	allowed := allowedIPs(s.Peers)
-	for i := range s.Peers {
-		p := &s.Peers[i]
-		d.Device.Peers[i] = Peer{
+	peers := in.peers(allowed)
+	ids := Identities(s, in.Now)
+	if len(ids) == 0 {
+		ids = []Identity{{Slot: key.Blue}}
+	}
+	d := Desired{Tunnels: make([]Tunnel, len(ids)), Firewall: buildFirewall(s, allowed)}
+	d.Firewall.Handshakes = len(ids) > 1
+	for i, id := range ids {
+		d.Tunnels[i] = Tunnel{
+			Slot: id.Slot,
+			Link: Link{
+				Name: s.Gateway.Interface(id.Slot),
+				MTU:  cmp.Or(s.Gateway.Server.MTU, in.Uplink.tunnelMTU(s.Gateway.IPv6.Enabled)),
+			},
+			Device: Device{PrivateKey: id.Key, ListenPort: s.Gateway.ListenPort(id.Slot), Peers: peers},
+		}
+	}
+	first := &d.Tunnels[0].Link
+	first.Addresses = slices.SortedFunc(slices.Values(s.Gateway.Server.Addresses), netip.Prefix.Compare)
+	if len(ids) == 1 {
+		first.Routes = routes(s, nil)
+		return d
+	}
+	first.Routes = routes(s, in.Moved)
+	second := &d.Tunnels[1].Link
+	second.Addresses = singles(first.Addresses)
+	second.Routes = routesOf(peers, in.Moved)
+	return d
+}
+
+// singles are the IPv4 addresses without their pools, to which a second tunnel
+// must not lead. It needs an address all the same: from a device that has none,
+// the kernel takes no packet whose way back is another one, even where the filter
+// of reverse paths is loose (__fib_validate_source, net/ipv4/fib_frontend.c). IPv6
+// has no such filter, and would not let the pool join the address later.
+func singles(addresses []netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range addresses {
+		if a.Addr().Is4() {
+			out = append(out, netip.PrefixFrom(a.Addr(), a.Addr().BitLen()))
+		}
+	}
+	return out
+}
+
+// peers are the same on all tunnels, sorted by name.
+func (in Inputs) peers(allowed [][]netip.Prefix) []Peer {
+	out := make([]Peer, len(in.Snapshot.Peers))
+	for i := range in.Snapshot.Peers {
+		p := &in.Snapshot.Peers[i]
+		out[i] = Peer{
 			Name:         p.Name,
 			PublicKey:    p.PublicKey,
-			PresharedKey: p.PresharedKey,
+			PresharedKey: PresharedKey(p, in.Now),
 			Endpoint:     in.endpoint(p),
 			Keepalive:    time.Duration(p.PersistentKeepalive) * time.Second,
 			AllowedIPs:   allowed[i],
 		}
 	}
-	slices.SortFunc(d.Device.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
-	d.Link.Routes = routes(s)
-	d.Firewall = buildFirewall(s, allowed)
-	return d
+	slices.SortFunc(out, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
+	return out
 }
 
 // allowedIPs returns what each peer may send from, sorted and unique. The lists
@@ -123,10 +167,14 @@ func (u Uplink) tunnelMTU(innerIPv6 bool) int {
 	return max(mtu, 576) // RFC 791
 }
 
-// routes are the peers' networks that the pools' own routes do not cover.
-func routes(s *spec.Snapshot) []netip.Prefix {
+// routes are the networks that the pools' own routes do not cover, of all peers
+// but some.
+func routes(s *spec.Snapshot, but map[key.Public]bool) []netip.Prefix {
 	var out []netip.Prefix
 	for i := range s.Peers {
+		if but[s.Peers[i].PublicKey] {
+			continue
+		}
 		for _, n := range s.Peers[i].AllowedIPs {
 			inPool := slices.ContainsFunc(s.Gateway.Server.Addresses, func(pool netip.Prefix) bool {
 				return pool.Bits() <= n.Bits() && pool.Contains(n.Addr())
@@ -134,6 +182,20 @@ func routes(s *spec.Snapshot) []netip.Prefix {
 			if !inPool {
 				out = append(out, n)
 			}
+		}
+	}
+	return outermost(out)
+}
+
+// routesOf are all prefixes of some peers.
+func routesOf(peers []Peer, of map[key.Public]bool) []netip.Prefix {
+	if len(of) == 0 {
+		return nil
+	}
+	var out []netip.Prefix
+	for i := range peers {
+		if of[peers[i].PublicKey] {
+			out = append(out, peers[i].AllowedIPs...)
 		}
 	}
 	return outermost(out)

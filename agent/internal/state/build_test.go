@@ -40,7 +40,7 @@ func TestBuild(t *testing.T) {
 			},
 			IPv6: spec.IPv6{Enabled: true},
 		},
-		PrivateKey: private,
+		ServerKeys: []spec.ServerKey{{Key: private, Slot: key.Blue}},
 		Peers: []spec.Peer{
 			{Name: "alice", PublicKey: alice, Addresses: addrs("fd00:8::2", "10.8.0.2"), PresharedKey: preshared, PersistentKeepalive: 25},
 			{
@@ -54,7 +54,8 @@ func TestBuild(t *testing.T) {
 		Snapshot: snapshot, Uplink: Uplink{MTU: 1500},
 		Resolved: map[spec.Endpoint]netip.AddrPort{name: netip.MustParseAddrPort("[2001:db8::7]:51820")},
 	})
-	want := Desired{
+	want := Desired{Tunnels: []Tunnel{{
+		Slot: key.Blue,
 		Link: Link{
 			Name: "wg0", MTU: 1440,
 			Addresses: prefixes("10.8.0.1/24", "fd00:8::1/64"),
@@ -74,7 +75,7 @@ func TestBuild(t *testing.T) {
 				AllowedIPs: prefixes("10.8.0.3/32", "10.8.0.64/26", "192.168.0.0/16", "192.168.50.0/24"),
 			},
 		}},
-	}
+	}}}
 	// The firewall has a test of its own.
 	if diff := cmp.Diff(want, got, byValue, cmpopts.IgnoreFields(Desired{}, "Firewall")); diff != "" {
 		t.Errorf("desired (-want +got):\n%s", diff)
@@ -133,7 +134,7 @@ func TestBuildMTU(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &spec.Snapshot{Gateway: spec.Gateway{Server: spec.Server{MTU: tt.server}, IPv6: spec.IPv6{Enabled: tt.ipv6}}}
-			if got := Build(Inputs{Snapshot: s, Uplink: tt.uplink}).Link.MTU; got != tt.want {
+			if got := Build(Inputs{Snapshot: s, Uplink: tt.uplink}).Tunnels[0].Link.MTU; got != tt.want {
 				t.Errorf("MTU: got %d, want %d", got, tt.want)
 			}
 		})
@@ -160,7 +161,7 @@ func TestBuildEndpoints(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &spec.Snapshot{Peers: []spec.Peer{{Name: "p", PublicKey: key.Public{1}, Endpoint: tt.endpoint}}}
-			got := Build(Inputs{Snapshot: s, Resolved: tt.resolved}).Device.Peers[0].Endpoint
+			got := Build(Inputs{Snapshot: s, Resolved: tt.resolved}).Tunnels[0].Device.Peers[0].Endpoint
 			if got != tt.want {
 				t.Errorf("endpoint: got %v, want %v", got, tt.want)
 			}
@@ -189,7 +190,7 @@ func TestBuildRoutes(t *testing.T) {
 				Gateway: spec.Gateway{Server: spec.Server{Addresses: prefixes(tt.pools...)}},
 				Peers:   []spec.Peer{{Name: "p", PublicKey: key.Public{1}, Addresses: addrs("10.8.0.2"), AllowedIPs: prefixes(tt.allowed...)}},
 			}
-			if diff := cmp.Diff(tt.want, Build(Inputs{Snapshot: s}).Link.Routes, byValue, cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(tt.want, Build(Inputs{Snapshot: s}).Tunnels[0].Link.Routes, byValue, cmpopts.EquateEmpty()); diff != "" {
 				t.Errorf("routes (-want +got):\n%s", diff)
 			}
 		})

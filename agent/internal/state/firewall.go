@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 )
 
@@ -17,10 +18,13 @@ import (
 // follow from the scalar fields; peers are elements of sets only, so that a
 // packet costs two look-ups however many peers there are.
 type Firewall struct {
-	// Interface is the tunnel's device.
-	Interface string
-	// ListenPort is WireGuard's own UDP port.
-	ListenPort uint16
+	// Interfaces are the tunnels' devices and ListenPorts WireGuard's own UDP ports,
+	// those of both slots, whether there are two at the moment or not: a rotation
+	// of the server key needs no other rules.
+	Interfaces  [2]string
+	ListenPorts [2]uint16
+	// Handshakes has the kernel tell of every handshake that was completed.
+	Handshakes bool
 	Masquerade bool
 	PeerToPeer bool
 	IPv6       bool
@@ -75,13 +79,13 @@ func (g Grant) Compare(o Grant) int {
 // buildFirewall takes the peers' prefixes, sorted and unique, beside the
 // snapshot, and leaves them as they are.
 func buildFirewall(s *spec.Snapshot, allowed [][]netip.Prefix) Firewall {
-	server, routing := s.Gateway.Server, s.Gateway.Routing
+	g, routing := &s.Gateway, s.Gateway.Routing
 	fw := Firewall{
-		Interface:  server.Interface,
-		ListenPort: server.ListenPort,
-		Masquerade: routing.Masquerade,
-		PeerToPeer: routing.PeerToPeer,
-		IPv6:       s.Gateway.IPv6.Enabled,
+		Interfaces:  [2]string{g.Interface(key.Blue), g.Interface(key.Green)},
+		ListenPorts: [2]uint16{g.ListenPort(key.Blue), g.ListenPort(key.Green)},
+		Masquerade:  routing.Masquerade,
+		PeerToPeer:  routing.PeerToPeer,
+		IPv6:        g.IPv6.Enabled,
 	}
 	var p policies
 	common := p.add(routing.AllowedDestinations)

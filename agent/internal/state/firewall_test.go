@@ -353,7 +353,7 @@ func TestSources(t *testing.T) {
 	got := Build(Inputs{Snapshot: s}).Firewall
 	none := policyOf(t, got, "10.8.0.2")
 	want := Firewall{
-		Interface: "wg0", ListenPort: 51820, Masquerade: true, IPv6: true,
+		Interfaces: [2]string{"wg0", "wg0g"}, ListenPorts: [2]uint16{51820, 51821}, Masquerade: true, IPv6: true,
 		Sources: []Source{
 			{netip.MustParsePrefix("10.8.0.2/32"), none},
 			{netip.MustParsePrefix("10.8.0.3/32"), none},

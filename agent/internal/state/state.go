@@ -14,9 +14,28 @@ import (
 
 // Desired is the whole state of a gateway as the user's files ask for it.
 type Desired struct {
-	Link     Link
-	Device   Device
+	// Tunnels is one, or two while a rotation of the server key is under way. The
+	// first has the older key, and the pools' addresses; the second the routes to
+	// those peers that have moved to it.
+	Tunnels  []Tunnel
 	Firewall Firewall
+}
+
+// Tunnel returns that of a slot, nil where it has none.
+func (d *Desired) Tunnel(s key.Slot) *Tunnel {
+	for i := range d.Tunnels {
+		if d.Tunnels[i].Slot == s {
+			return &d.Tunnels[i]
+		}
+	}
+	return nil
+}
+
+// Tunnel is a network device with a WireGuard configuration.
+type Tunnel struct {
+	Slot   key.Slot
+	Link   Link
+	Device Device
 }
 
 // Link is the network device and what hangs on it.
@@ -64,11 +83,8 @@ type Peer struct {
 
 // Observed is what the system says. It is read afresh for every run.
 type Observed struct {
-	// LinkExists is false before the first run and after somebody removed it.
-	LinkExists bool
-	LinkUp     bool
-	Link       Link
-	Device     ObservedDevice
+	// Tunnels are those that there are, by slot.
+	Tunnels map[key.Slot]ObservedTunnel
 	// Forwarding says for every device but loopback whether IPv4 packets that
 	// come in by it are forwarded (IPV4_DEVCONF_FORWARDING, linux/ip.h).
 	Forwarding map[string]bool
@@ -77,6 +93,15 @@ type Observed struct {
 	// FirewallInPlace is false where our nftables table is missing or does not
 	// hold the chains and rules that it was made with.
 	FirewallInPlace bool
+}
+
+// ObservedTunnel is a tunnel as it runs.
+type ObservedTunnel struct {
+	// LinkExists is false before the first run and after somebody removed it.
+	LinkExists bool
+	LinkUp     bool
+	Link       Link
+	Device     ObservedDevice
 }
 
 // ObservedDevice is a WireGuard device as it runs.
