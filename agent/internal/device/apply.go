@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"regexp"
-	"slices"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
@@ -16,47 +16,66 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
 )
 
-// Apply carries out the plan's parts for link, device and forwarding, and
-// makes the link again where it vanished. It is not atomic: it does what it
-// can, the error holds everything that failed, and the next observation shows
-// what is left to do. No peer that the plan does not name is touched.
-func (d *Device) Apply(p plan.Plan) error {
+// change carries out a plan's part for the tunnel but its routes, and makes the
+// link again where it vanished.
+func (d *device) change(p plan.Tunnel) error {
+	return d.applying(func() error {
+		link, err := d.link()
+		if err != nil {
+			return err
+		}
+		up := p.Link.Up || link.Attrs().Flags&net.FlagUp != 0
+		var errs []error
+		if err := d.configure(p.Device); err != nil {
+			errs = append(errs, err)
+			p.Link.Up, up = false, false // it would bind a port of chance
+		}
+		errs = append(errs, changeLink(link, p.Link))
+		if up {
+			if err := d.backend.bind(); err != nil {
+				errs = append(errs, fmt.Errorf("binding the UDP port: %w", err))
+			}
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// addRoutes and removeRoutes change the routes through the link.
+func (d *device) addRoutes(list []netip.Prefix) error    { return d.eachRoute(list, addRoute) }
+func (d *device) removeRoutes(list []netip.Prefix) error { return d.eachRoute(list, removeRoute) }
+
+func (d *device) eachRoute(list []netip.Prefix, change func(netlink.Link, netip.Prefix) error) error {
+	if len(list) == 0 {
+		return nil
+	}
+	return d.applying(func() error {
+		link, err := d.link()
+		if err != nil {
+			return err
+		}
+		var errs []error
+		for _, r := range list {
+			errs = append(errs, change(link, r))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+// applying runs f while nobody else changes the device.
+func (d *device) applying(f func() error) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed.Load() {
 		return fmt.Errorf("applying to device %s: %w", d.name, fs.ErrClosed)
 	}
-	link, err := d.link()
-	if err != nil {
-		return fmt.Errorf("applying to device %s: %w", d.name, err)
-	}
-	up := p.Link.Up || link.Attrs().Flags&net.FlagUp != 0
-	var errs []error
-	if err := d.configure(p.Device); err != nil {
-		errs = append(errs, err)
-		p.Link.Up, up = false, false // it would bind a port of chance
-	}
-	errs = append(errs, d.changeLink(link, p.Link))
-	if up {
-		if err := d.backend.bind(); err != nil {
-			errs = append(errs, fmt.Errorf("binding the UDP port: %w", err))
-		}
-	}
-	for _, name := range p.Forward {
-		err := setForwarding(name, true)
-		if err == nil && !slices.Contains(d.forwarded, name) {
-			d.forwarded = append(d.forwarded, name)
-		}
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := f(); err != nil {
 		return fmt.Errorf("applying to device %s: %w", d.name, err)
 	}
 	return nil
 }
 
 // link returns our link, made anew where it vanished.
-func (d *Device) link() (netlink.Link, error) {
+func (d *device) link() (netlink.Link, error) {
 	for range 2 {
 		link, err := findLink(d.name, d.backend.kind())
 		if err != nil || link != nil {
@@ -71,7 +90,7 @@ func (d *Device) link() (netlink.Link, error) {
 
 // configure sends key, port and peers one after the other, so that one that
 // fails does not keep the others from being applied.
-func (d *Device) configure(p plan.Device) error {
+func (d *device) configure(p plan.Device) error {
 	var errs []error
 	if p.PrivateKey != nil {
 		k := wgtypes.Key(p.PrivateKey.Bytes())
@@ -92,7 +111,7 @@ func (d *Device) configure(p plan.Device) error {
 	return errors.Join(errs...)
 }
 
-func (d *Device) listen(port uint16) error {
+func (d *device) listen(port uint16) error {
 	if err := d.backend.vacant(port); err != nil {
 		return err
 	}
@@ -100,7 +119,7 @@ func (d *Device) listen(port uint16) error {
 	return d.send(wgtypes.Config{ListenPort: &n})
 }
 
-func (d *Device) send(c wgtypes.Config) error {
+func (d *device) send(c wgtypes.Config) error {
 	return explain(d.control.ConfigureDevice(d.name, c))
 }
 
@@ -121,7 +140,7 @@ func explain(err error) error {
 	return unix.Errno(n)
 }
 
-func (d *Device) changeLink(link netlink.Link, p plan.Link) error {
+func changeLink(link netlink.Link, p plan.Link) error {
 	var errs []error
 	if p.MTU != 0 {
 		if err := netlink.LinkSetMTU(link, p.MTU); err != nil {
@@ -134,7 +153,7 @@ func (d *Device) changeLink(link netlink.Link, p plan.Link) error {
 		errs = append(errs, addAddress(link, a))
 	}
 	if len(p.RemoveAddresses) > 0 {
-		if err := setIPv4(link, ipv4DevconfPromoteSecondaries, true); err != nil {
+		if err := setIPv4(link, ipv4DevconfPromoteSecondaries, 1); err != nil {
 			errs = append(errs, fmt.Errorf("keeping the addresses of a network: %w", err))
 		}
 	}
@@ -142,15 +161,14 @@ func (d *Device) changeLink(link netlink.Link, p plan.Link) error {
 		errs = append(errs, removeAddress(link, a))
 	}
 	if p.Up {
+		// WireGuard has checked whose a packet's source is. While there are two
+		// tunnels, the way back may for a moment lead through the other one.
+		if err := setIPv4(link, ipv4DevconfRPFilter, loose); err != nil {
+			errs = append(errs, fmt.Errorf("filter of reverse paths: %w", err))
+		}
 		if err := netlink.LinkSetUp(link); err != nil {
 			errs = append(errs, fmt.Errorf("bringing the link up: %w", err))
 		}
-	}
-	for _, r := range p.RemoveRoutes {
-		errs = append(errs, removeRoute(link, r))
-	}
-	for _, r := range p.AddRoutes {
-		errs = append(errs, addRoute(link, r))
 	}
 	return errors.Join(errs...)
 }

@@ -15,7 +15,7 @@ const manyPeers = 10_000
 
 // withPeers is a userspace device with many peers, each with a pre-shared key
 // and one address.
-func withPeers(b *testing.B, n int) (*Device, state.Desired) {
+func withPeers(b *testing.B, n int) (*Tunnels, state.Tunnel) {
 	b.Helper()
 	need(b)
 	peers := make([]state.Peer, n)
@@ -38,7 +38,7 @@ func BenchmarkDump(b *testing.B) {
 	d, _ := withPeers(b, manyPeers)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := d.dump(); err != nil {
+		if _, err := d.device(key.Blue).dump(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -48,7 +48,7 @@ func BenchmarkRead(b *testing.B) {
 	d, _ := withPeers(b, manyPeers)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := d.read(); err != nil {
+		if _, err := d.device(key.Blue).read(); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -59,7 +59,7 @@ func BenchmarkEachPeer(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n := 0
-		if err := d.EachPeer(func(*state.ObservedPeer) { n++ }); err != nil || n != manyPeers {
+		if err := d.EachPeer(key.Blue, func(*state.ObservedPeer) { n++ }); err != nil || n != manyPeers {
 			b.Fatalf("%d peers, %v", n, err)
 		}
 	}
@@ -82,7 +82,8 @@ func BenchmarkApply(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		psk := key.GeneratePreshared()
-		patch := plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Update, PublicKey: k, PresharedKey: &psk}}}}
+		change := plan.Device{Peers: []plan.Peer{{Operation: plan.Update, PublicKey: k, PresharedKey: &psk}}}
+		patch := plan.Plan{Tunnels: []plan.Tunnel{{Slot: key.Blue, Device: change}}}
 		if err := d.Apply(patch); err != nil {
 			b.Fatal(err)
 		}

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -29,19 +28,9 @@ import (
 // data plane's own type, so it is somebody else's and stays untouched.
 var ErrLinkTaken = errors.New("link exists already and is not ours")
 
-// Options say which device to open.
-type Options struct {
-	// Name of the network interface, at most 15 bytes.
-	Name string
-	// DataPlane asked for; empty means [spec.Auto].
-	DataPlane spec.DataPlane
-	// Log receives what wireguard-go says, at debug level. Nil discards it.
-	Log *slog.Logger
-}
-
-// Device is an open WireGuard device. Its methods may be called at the same
-// time; Apply, Close and Remove wait for each other.
-type Device struct {
+// device is one open WireGuard device. Its methods may be called at the same
+// time; those that change it wait for each other.
+type device struct {
 	name    string
 	backend backend
 	reason  string
@@ -51,8 +40,6 @@ type Device struct {
 
 	mu     sync.Mutex // held by what changes the device
 	closed atomic.Bool
-	// forwarded are the devices that Apply switched forwarding on for.
-	forwarded []string
 }
 
 // backend is where the data planes differ: how a device comes and goes, and
@@ -61,6 +48,8 @@ type backend interface {
 	plane() spec.DataPlane
 	// kind is the link's type, in netlink.Link's words.
 	kind() string
+	// outlives says whether a link outlives the process that made it.
+	outlives() bool
 	// open makes the device, or takes over what a predecessor left, unchanged.
 	// It is called again after the link vanished. The text says what happened.
 	open() (string, error)
@@ -74,24 +63,21 @@ type backend interface {
 	remove() error
 }
 
-// Open makes the device's link, or takes over the one that a predecessor left,
-// with keys, peers and sessions as they are. [spec.Auto] takes the kernel's
+// openDevice makes the device's link, or takes over the one that a predecessor
+// left, with keys, peers and sessions as they are. [spec.Auto] takes the kernel's
 // WireGuard, and wireguard-go where there is none. The error names what each
 // data plane lacks; it is [ErrLinkTaken] where the name is somebody else's.
-func Open(o Options) (*Device, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	candidates, err := backends(o)
+func openDevice(name string, plane spec.DataPlane, log *slog.Logger) (*device, error) {
+	candidates, err := backends(name, plane, log)
 	if err != nil {
 		return nil, err
 	}
-	d := &Device{name: o.Name}
+	d := &device{name: name}
 	var failures []error
 	for _, b := range candidates {
 		what, err := b.open()
 		if err == nil {
-			d.backend, d.reason = b, reason(o.DataPlane, what, failures)
+			d.backend, d.reason = b, reason(plane, what, failures)
 			break
 		}
 		failures = append(failures, fmt.Errorf("data plane %s: %w", b.plane(), err))
@@ -100,20 +86,20 @@ func Open(o Options) (*Device, error) {
 		}
 	}
 	if d.backend == nil {
-		return nil, fmt.Errorf("opening device %s: %w", o.Name, errors.Join(failures...))
+		return nil, fmt.Errorf("opening device %s: %w", name, errors.Join(failures...))
 	}
 	// Not before: the kernel's part of wgctrl is there once the module is, and
 	// making the link loads it.
 	if d.control, err = wgctrl.New(); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening device %s: wgctrl: %w", o.Name, err), d.backend.close())
+		return nil, errors.Join(fmt.Errorf("opening device %s: wgctrl: %w", name, err), d.backend.close())
 	}
 	return d, nil
 }
 
-func backends(o Options) ([]backend, error) {
-	k := &kernel{name: o.Name}
-	u := &userspace{name: o.Name, log: o.Log}
-	switch o.DataPlane {
+func backends(name string, plane spec.DataPlane, log *slog.Logger) ([]backend, error) {
+	k := &kernel{name: name}
+	u := &userspace{name: name, log: log}
+	switch plane {
 	case spec.Auto, "":
 		return []backend{k, u}, nil
 	case spec.Kernel:
@@ -121,7 +107,7 @@ func backends(o Options) ([]backend, error) {
 	case spec.Userspace:
 		return []backend{u}, nil
 	}
-	return nil, fmt.Errorf("data plane %q is unknown; use %s, %s or %s", o.DataPlane, spec.Auto, spec.Kernel, spec.Userspace)
+	return nil, fmt.Errorf("data plane %q is unknown; use %s, %s or %s", plane, spec.Auto, spec.Kernel, spec.Userspace)
 }
 
 // reason is one line that says why a data plane is in force.
@@ -135,27 +121,21 @@ func reason(asked spec.DataPlane, what string, failures []error) string {
 	return fmt.Sprintf("%s, as %v", what, failures[0])
 }
 
-// DataPlane returns the data plane in force, never [spec.Auto].
-func (d *Device) DataPlane() spec.DataPlane { return d.backend.plane() }
-
-// Reason says in one line why this data plane is in force.
-func (d *Device) Reason() string { return d.reason }
-
-// EachPeer calls visit for every peer, in no order. The memory that visit gets is
+// eachPeer calls visit for every peer, in no order. The memory that visit gets is
 // used again for the next one, with the list of allowed IPs. The error may come
 // after some of the peers; after Close it wraps [fs.ErrClosed].
-func (d *Device) EachPeer(visit func(*state.ObservedPeer)) error {
+func (d *device) eachPeer(visit func(*state.ObservedPeer)) error {
 	_, err := d.each(visit)
 	return err
 }
 
 // reader is a backend that is read without wgctrl. What it returns has no peers:
-// they go to visit, as in [Device.EachPeer].
+// they go to visit, as in [Tunnels.EachPeer].
 type reader interface {
 	read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error)
 }
 
-func (d *Device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
+func (d *device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
 	own, ok := d.backend.(reader)
 	if !ok {
 		dump, err := d.dump()
@@ -172,7 +152,7 @@ func (d *Device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, er
 }
 
 // read keeps what each shows.
-func (d *Device) read() (state.ObservedDevice, error) {
+func (d *device) read() (state.ObservedDevice, error) {
 	c := newCollector(int(d.peers.Load()))
 	o, err := d.each(c.add)
 	if err != nil {
@@ -183,7 +163,7 @@ func (d *Device) read() (state.ObservedDevice, error) {
 	return o, nil
 }
 
-func (d *Device) dump() (*wgtypes.Device, error) {
+func (d *device) dump() (*wgtypes.Device, error) {
 	if d.closed.Load() {
 		return nil, fmt.Errorf("reading device %s: %w", d.name, fs.ErrClosed)
 	}
@@ -197,16 +177,14 @@ func (d *Device) dump() (*wgtypes.Device, error) {
 	return dump, nil
 }
 
-// Close lets go of the device. The kernel's stays up and serves on, for a
-// successor to take over; wireguard-go's ends with its link and its socket. A
-// second call does nothing.
-func (d *Device) Close() error {
+// close lets go of the device. A second call does nothing.
+func (d *device) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.close()
+	return d.letGo()
 }
 
-func (d *Device) close() error {
+func (d *device) letGo() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
@@ -216,18 +194,13 @@ func (d *Device) close() error {
 	return nil
 }
 
-// Remove deletes the link with its addresses and routes, switches off what
-// forwarding this Device switched on (not a predecessor's), and closes.
-func (d *Device) Remove() error {
+// remove deletes the link with its addresses and routes, and closes.
+func (d *device) remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
-	for _, name := range slices.Backward(d.forwarded) {
-		errs = append(errs, setForwarding(name, false))
-	}
-	d.forwarded = nil
 	if err := d.backend.remove(); err != nil {
 		errs = append(errs, fmt.Errorf("removing device %s: %w", d.name, err))
 	}
-	return errors.Join(append(errs, d.close())...)
+	return errors.Join(append(errs, d.letGo())...)
 }

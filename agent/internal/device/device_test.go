@@ -3,6 +3,7 @@ package device
 import (
 	"errors"
 	"io/fs"
+	"log/slog"
 	"net/netip"
 	"os"
 	"slices"
@@ -63,9 +64,17 @@ func onKernel(t *testing.T, f func(t *testing.T, p spec.DataPlane)) {
 	})
 }
 
-func open(t testing.TB, p spec.DataPlane) *Device {
+// options of the devices wg0 and wg0g, of which wg0 is opened.
+func options(p spec.DataPlane, log *slog.Logger) Options {
+	return Options{
+		Names: map[key.Slot]string{key.Blue: linkName, key.Green: linkName + "g"}, First: key.Blue,
+		DataPlane: p, Log: log,
+	}
+}
+
+func open(t testing.TB, p spec.DataPlane) *Tunnels {
 	t.Helper()
-	d, err := Open(Options{Name: linkName, DataPlane: p})
+	d, err := Open(options(p, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,11 +87,12 @@ func open(t testing.TB, p spec.DataPlane) *Device {
 }
 
 // desired is a gateway for those peers.
-func desired(t testing.TB, peers ...state.Peer) state.Desired {
+func desired(t testing.TB, peers ...state.Peer) state.Tunnel {
 	t.Helper()
 	private := key.GeneratePrivate()
 	recordSecret(t, private)
-	w := state.Desired{
+	w := state.Tunnel{
+		Slot:   key.Blue,
 		Link:   state.Link{Name: linkName, MTU: 1380, Addresses: prefixes("10.8.0.1/24")},
 		Device: state.Device{PrivateKey: private, ListenPort: listenPort},
 	}
@@ -95,31 +105,35 @@ func desired(t testing.TB, peers ...state.Peer) state.Desired {
 
 // set adds a peer, or puts it in the place of the one of its key. Copies of w keep
 // what they have.
-func set(w *state.Desired, p state.Peer) {
+func set(w *state.Tunnel, p state.Peer) {
 	unset(w, p.PublicKey)
 	w.Device.Peers = append(w.Device.Peers, p)
 	slices.SortFunc(w.Device.Peers, func(a, b state.Peer) int { return strings.Compare(a.Name, b.Name) })
 }
 
-func unset(w *state.Desired, k key.Public) {
+func unset(w *state.Tunnel, k key.Public) {
 	w.Device.Peers = slices.DeleteFunc(slices.Clone(w.Device.Peers), func(p state.Peer) bool { return p.PublicKey == k })
 }
 
 // difference is what the agent would do now, the firewall aside. applied is as
 // in [plan.Diff].
-func difference(t testing.TB, d *Device, want state.Desired, applied *state.Desired) plan.Plan {
+func difference(t testing.TB, d *Tunnels, want state.Tunnel, applied *state.Tunnel) plan.Plan {
 	t.Helper()
 	o, err := d.Observe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := plan.Diff(want, o, applied)
+	var last *state.Desired
+	if applied != nil {
+		last = &state.Desired{Tunnels: []state.Tunnel{*applied}}
+	}
+	p := plan.Diff(state.Desired{Tunnels: []state.Tunnel{want}}, o, last)
 	p.Firewall = plan.Firewall{}
 	return p
 }
 
 // converge applies, and fails unless one run is enough.
-func converge(t testing.TB, d *Device, want state.Desired, applied *state.Desired) {
+func converge(t testing.TB, d *Tunnels, want state.Tunnel, applied *state.Tunnel) {
 	t.Helper()
 	if err := d.Apply(difference(t, d, want, applied)); err != nil {
 		t.Fatal(err)
@@ -129,7 +143,7 @@ func converge(t testing.TB, d *Device, want state.Desired, applied *state.Desire
 	}
 }
 
-func publicKey(w state.Desired) key.Public { return w.Device.PrivateKey.Public() }
+func publicKey(w state.Tunnel) key.Public { return w.Device.PrivateKey.Public() }
 
 func endpoint() netip.AddrPort { return netip.AddrPortFrom(uplinkAddress(), listenPort) }
 
@@ -163,7 +177,7 @@ func TestLifeOfADevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		d, err := Open(Options{Name: linkName, DataPlane: p})
+		d, err := Open(options(p, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -174,10 +188,14 @@ func TestLifeOfADevice(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		o.Device.ListenPort = 0 // wireguard-go may have bound a port of chance
+		seen := o.Tunnels[key.Blue]
+		seen.Device.ListenPort = 0 // wireguard-go may have bound a port of chance
+		o.Tunnels[key.Blue] = seen
 		fresh := state.Observed{
-			LinkExists: true, Link: state.Link{Name: linkName, MTU: 1420},
-			Device:     state.ObservedDevice{Peers: map[key.Public]state.ObservedPeer{}},
+			Tunnels: map[key.Slot]state.ObservedTunnel{key.Blue: {
+				LinkExists: true, Link: state.Link{Name: linkName, MTU: 1420},
+				Device: state.ObservedDevice{Peers: map[key.Public]state.ObservedPeer{}},
+			}},
 			Forwarding: map[string]bool{"eth0": false, "eth1": false, linkName: false},
 		}
 		if diff := cmp.Diff(fresh, o, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
@@ -199,12 +217,12 @@ func TestLifeOfADevice(t *testing.T) {
 		}
 		site, _ := want.Device.Peer(k)
 		site.Name = ""
+		device := state.ObservedDevice{
+			PrivateKey: want.Device.PrivateKey, ListenPort: listenPort,
+			Peers: map[key.Public]state.ObservedPeer{k: {Peer: site}},
+		}
 		running := state.Observed{
-			LinkExists: true, LinkUp: true, Link: want.Link,
-			Device: state.ObservedDevice{
-				PrivateKey: want.Device.PrivateKey, ListenPort: listenPort,
-				Peers: map[key.Public]state.ObservedPeer{k: {Peer: site}},
-			},
+			Tunnels:    map[key.Slot]state.ObservedTunnel{key.Blue: {LinkExists: true, LinkUp: true, Link: want.Link, Device: device}},
 			Forwarding: map[string]bool{"eth0": true, "eth1": true, linkName: true},
 		}
 		counters := cmpopts.IgnoreFields(state.ObservedPeer{}, "TransmitBytes") // it calls the site already
@@ -212,10 +230,10 @@ func TestLifeOfADevice(t *testing.T) {
 			t.Errorf("the device in force (-want +got):\n%s", diff)
 		}
 		c := newCollector(0)
-		if err := d.EachPeer(c.add); err != nil {
+		if err := d.EachPeer(key.Blue, c.add); err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(running.Device.Peers, c.peers, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}), counters); diff != "" {
+		if diff := cmp.Diff(device.Peers, c.peers, cmpopts.EquateComparable(netip.Prefix{}, netip.AddrPort{}), counters); diff != "" {
 			t.Errorf("EachPeer (-want +got):\n%s", diff)
 		}
 
@@ -251,12 +269,12 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 	other := key.GeneratePrivate().Public()
 	changes := []struct {
 		name   string
-		change func(w *state.Desired, second *client)
+		change func(w *state.Tunnel, second *client)
 	}{
-		{"peer added", func(w *state.Desired, _ *client) {
+		{"peer added", func(w *state.Tunnel, _ *client) {
 			set(w, state.Peer{Name: "other", PublicKey: other, AllowedIPs: prefixes("10.8.0.9/32")})
 		}},
-		{"40 peers added", func(w *state.Desired, _ *client) { // wgctrl splits from 32 on
+		{"40 peers added", func(w *state.Tunnel, _ *client) { // wgctrl splits from 32 on
 			for i := range 40 {
 				k := key.GeneratePrivate().Public()
 				set(w, state.Peer{Name: "many", PublicKey: k, AllowedIPs: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 8, 0, byte(100 + i)}), 32)}})
@@ -267,12 +285,12 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 		{"peer's allowed IPs, fewer", edit(func(p *state.Peer) { p.AllowedIPs = prefixes("10.9.0.0/24") })},
 		{"peer's keepalive", edit(func(p *state.Peer) { p.Keepalive = 30 * time.Second })},
 		{"peer's endpoint", edit(func(p *state.Peer) { p.Endpoint = netip.MustParseAddrPort("203.0.113.8:1") })},
-		{"peer removed", func(w *state.Desired, second *client) { unset(w, second.private.Public()) }},
-		{"route", func(w *state.Desired, _ *client) { w.Link.Routes = prefixes("10.9.0.0/24") }},
-		{"route removed", func(w *state.Desired, _ *client) { w.Link.Routes = nil }},
-		{"address added", func(w *state.Desired, _ *client) { w.Link.Addresses = prefixes("10.8.0.1/24", "10.9.0.1/30") }},
-		{"address removed", func(w *state.Desired, _ *client) { w.Link.Addresses = prefixes("10.8.0.1/24") }},
-		{"mtu", func(w *state.Desired, _ *client) { w.Link.MTU = 1300 }},
+		{"peer removed", func(w *state.Tunnel, second *client) { unset(w, second.private.Public()) }},
+		{"route", func(w *state.Tunnel, _ *client) { w.Link.Routes = prefixes("10.9.0.0/24") }},
+		{"route removed", func(w *state.Tunnel, _ *client) { w.Link.Routes = nil }},
+		{"address added", func(w *state.Tunnel, _ *client) { w.Link.Addresses = prefixes("10.8.0.1/24", "10.9.0.1/30") }},
+		{"address removed", func(w *state.Tunnel, _ *client) { w.Link.Addresses = prefixes("10.8.0.1/24") }},
+		{"mtu", func(w *state.Tunnel, _ *client) { w.Link.MTU = 1300 }},
 	}
 	onEach(t, func(t *testing.T, p spec.DataPlane) {
 		d := open(t, p)
@@ -306,18 +324,18 @@ func TestUnnamedPeersAreUntouched(t *testing.T) {
 	})
 }
 
-func edit(f func(p *state.Peer)) func(*state.Desired, *client) {
-	return func(w *state.Desired, second *client) {
+func edit(f func(p *state.Peer)) func(*state.Tunnel, *client) {
+	return func(w *state.Tunnel, second *client) {
 		p, _ := w.Device.Peer(second.private.Public())
 		f(&p)
 		set(w, p)
 	}
 }
 
-func observedPeer(t testing.TB, d *Device, c *client) state.ObservedPeer {
+func observedPeer(t testing.TB, d *Tunnels, c *client) state.ObservedPeer {
 	t.Helper()
 	all := newCollector(0)
-	if err := d.EachPeer(all.add); err != nil {
+	if err := d.EachPeer(key.Blue, all.add); err != nil {
 		t.Fatal(err)
 	}
 	p, ok := all.peers[c.private.Public()]

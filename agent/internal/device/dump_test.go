@@ -92,11 +92,11 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 	converge(t, d, want, nil)
 	compare := func() {
 		t.Helper()
-		dump, err := d.dump()
+		dump, err := d.device(key.Blue).dump()
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := d.read()
+		got, err := d.device(key.Blue).read()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 		}
 	}
 	compare()
-	if err := d.Apply(plan.Plan{Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Remove, PublicKey: want.Device.Peers[0].PublicKey}}}}); err != nil {
+	if err := d.Apply(plan.Plan{Tunnels: []plan.Tunnel{{Slot: key.Blue, Device: plan.Device{Peers: []plan.Peer{{Operation: plan.Remove, PublicKey: want.Device.Peers[0].PublicKey}}}}}}); err != nil {
 		t.Fatal(err)
 	}
 	compare()

@@ -36,7 +36,7 @@ func TestAuto(t *testing.T) {
 		}
 		return
 	}
-	_, err := Open(Options{Name: linkName, DataPlane: spec.Kernel})
+	_, err := Open(options(spec.Kernel, nil))
 	want := "opening device wg0: data plane kernel: the node's kernel has no WireGuard (load its module wireguard): operation not supported"
 	if diff := cmp.Diff(want, fmt.Sprint(err)); diff != "" {
 		t.Errorf("error (-want +got):\n%s", diff)
@@ -115,7 +115,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.before(t)
 			links := linkNames(t)
-			_, err := Open(Options{Name: linkName, DataPlane: tt.plane})
+			_, err := Open(options(tt.plane, nil))
 			if diff := cmp.Diff(tt.err, fmt.Sprint(err)); diff != "" {
 				t.Errorf("error (-want +got):\n%s", diff)
 			}
@@ -177,7 +177,7 @@ func TestVanishedLinkIsMadeAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		gone := state.Observed{Forwarding: map[string]bool{"eth0": true, "eth1": true}}
+		gone := state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{key.Blue: {}}, Forwarding: map[string]bool{"eth0": true, "eth1": true}}
 		if diff := cmp.Diff(gone, o); diff != "" {
 			t.Errorf("observed without the link (-want +got):\n%s", diff)
 		}
@@ -207,7 +207,7 @@ func TestReplacedLinkIsNotOurs(t *testing.T) {
 	if _, err := d.Observe(); !errors.Is(err, ErrLinkTaken) {
 		t.Errorf("Observe: %v, want %v", err, ErrLinkTaken)
 	}
-	if err := d.Apply(plan.Plan{}); !errors.Is(err, ErrLinkTaken) {
+	if err := d.Apply(plan.Plan{Tunnels: []plan.Tunnel{{Slot: key.Blue, Link: plan.Link{MTU: 1300}}}}); !errors.Is(err, ErrLinkTaken) {
 		t.Errorf("Apply: %v, want %v", err, ErrLinkTaken)
 	}
 	if err := netlink.LinkDel(foreign); err != nil {
@@ -306,7 +306,7 @@ func TestOthersRoutesAreUntouched(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(prefixes("10.66.0.0/16", "10.88.0.0/16"), o.Link.Routes, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
+		if diff := cmp.Diff(prefixes("10.66.0.0/16", "10.88.0.0/16"), o.Tunnels[key.Blue].Link.Routes, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 			t.Errorf("our routes (-want +got):\n%s", diff)
 		}
 		list, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: eth1.Attrs().Index}, netlink.RT_FILTER_OIF)
@@ -337,7 +337,7 @@ func TestAddressInTheSameNetwork(t *testing.T) {
 // TestTakeover is the kernel's alone: a userspace device ends with its process.
 func TestTakeover(t *testing.T) {
 	onKernel(t, func(t *testing.T, p spec.DataPlane) {
-		d, err := Open(Options{Name: linkName, DataPlane: p})
+		d, err := Open(options(p, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -367,7 +367,7 @@ func TestTakeover(t *testing.T) {
 			t.Fatal(err)
 		}
 		k := c.private.Public()
-		if got, want := after.Device.Peers[k].LastHandshake, before.Device.Peers[k].LastHandshake; !got.Equal(want) {
+		if got, want := after.Tunnels[key.Blue].Device.Peers[k].LastHandshake, before.Tunnels[key.Blue].Device.Peers[k].LastHandshake; !got.Equal(want) {
 			t.Errorf("last handshake %v, want %v: the session was lost", got, want)
 		}
 	})
@@ -379,7 +379,7 @@ func TestLogHoldsNoKey(t *testing.T) {
 	need(t)
 	var out lockedBuffer
 	log := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	d, err := Open(Options{Name: linkName, DataPlane: spec.Userspace, Log: log})
+	d, err := Open(options(spec.Userspace, log))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,14 +441,14 @@ func (l *lockedBuffer) String() string {
 
 func TestClosed(t *testing.T) {
 	onEach(t, func(t *testing.T, p spec.DataPlane) {
-		d, err := Open(Options{Name: linkName, DataPlane: p})
+		d, err := Open(options(p, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := d.Remove(); err != nil {
 			t.Fatal(err)
 		}
-		if err := d.EachPeer(func(*state.ObservedPeer) {}); !errors.Is(err, fs.ErrClosed) {
+		if err := d.EachPeer(key.Blue, func(*state.ObservedPeer) {}); !errors.Is(err, fs.ErrClosed) {
 			t.Errorf("EachPeer: %v, want %v", err, fs.ErrClosed)
 		}
 		if err := d.Apply(plan.Plan{}); !errors.Is(err, fs.ErrClosed) {

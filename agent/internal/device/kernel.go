@@ -18,6 +18,8 @@ func (k *kernel) plane() spec.DataPlane { return spec.Kernel }
 
 func (k *kernel) kind() string { return "wireguard" }
 
+func (k *kernel) outlives() bool { return true }
+
 func (k *kernel) open() (string, error) {
 	link, err := findLink(k.name, k.kind())
 	if err != nil {

@@ -6,23 +6,9 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
-// Observe reads everything but FirewallInPlace. A missing link is no error. The
-// error is [ErrLinkTaken] where the link was replaced by one of another type.
-func (d *Device) Observe() (state.Observed, error) {
-	o, err := d.observeLink()
-	if err != nil {
-		return o, err
-	}
-	if o.Forwarding, err = forwarding(); err != nil {
-		return o, err
-	}
-	if o.IPv6Forwarding, err = forwarding6(); err != nil {
-		return o, err
-	}
-	return o, nil
-}
-
-func (d *Device) observeLink() (o state.Observed, err error) {
+// observe reads a tunnel. A missing link is no error. The error is [ErrLinkTaken]
+// where the link was replaced by one of another type.
+func (d *device) observe() (o state.ObservedTunnel, err error) {
 	link, err := findLink(d.name, d.backend.kind())
 	if err != nil || link == nil {
 		return o, err

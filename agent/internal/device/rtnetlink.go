@@ -24,8 +24,14 @@ const routeProtocol netlink.RouteProtocol = 51820 & 0xff
 const (
 	iflaInetConf                  = 1  // IFLA_INET_CONF, linux/if_link.h
 	ipv4DevconfForwarding         = 1  // IPV4_DEVCONF_FORWARDING, linux/ip.h
+	ipv4DevconfRPFilter           = 8  // IPV4_DEVCONF_RP_FILTER
 	ipv4DevconfPromoteSecondaries = 20 // IPV4_DEVCONF_PROMOTE_SECONDARIES
 )
+
+// loose lets a packet in whose source can be reached by whatever way (RFC 3704
+// section 2.4). It also wins over a strict filter of the namespace: the kernel
+// takes the higher number of both.
+const loose = 2
 
 // procNet is where the kernel shows the settings of a network namespace.
 const procNet = "/proc/sys/net"
@@ -129,21 +135,41 @@ func route(link netlink.Link, p netip.Prefix) *netlink.Route {
 	return r
 }
 
-// addRoute never replaces: the same route through another link is somebody
-// else's. It does nothing where we have the route.
+// addRoute takes a route over from our other tunnel, in one step. The same route
+// through any other link is somebody else's, and is not replaced. It does nothing
+// where we have the route.
 func addRoute(link netlink.Link, p netip.Prefix) error {
 	err := netlink.RouteAdd(route(link, p))
 	if errors.Is(err, unix.EEXIST) {
-		ours, listErr := routes(link)
-		if listErr != nil || slices.Contains(ours, p) {
-			return listErr
+		var here, ours bool
+		if here, ours, err = holder(link, p); err == nil {
+			switch {
+			case here:
+				return nil
+			case ours:
+				err = netlink.RouteReplace(route(link, p))
+			default:
+				err = fmt.Errorf("%w: another link has that route, so the network cannot be a peer's", unix.EEXIST)
+			}
 		}
-		err = fmt.Errorf("%w: another link has that route, so the network cannot be a peer's", err)
 	}
 	if err != nil {
 		return fmt.Errorf("adding route %s through %s: %w", p, link.Attrs().Name, err)
 	}
 	return nil
+}
+
+// holder says whose a route is: this link's, or, by its protocol, of a link of ours.
+func holder(link netlink.Link, p netip.Prefix) (here, ours bool, err error) {
+	filter := &netlink.Route{Dst: ipNetOf(p), Protocol: routeProtocol}
+	list, err := whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
+	})
+	for _, r := range list {
+		ours = true
+		here = here || r.LinkIndex == link.Attrs().Index
+	}
+	return here, ours, err
 }
 
 // removeRoute does nothing where we lack the route.
@@ -159,7 +185,7 @@ func removeRoute(link netlink.Link, p netip.Prefix) error {
 func setForwarding(name string, on bool) error {
 	link, err := netlink.LinkByName(name)
 	if err == nil {
-		err = setIPv4(link, ipv4DevconfForwarding, on)
+		err = setIPv4(link, ipv4DevconfForwarding, flagValue(on))
 	}
 	if err != nil && !isLinkNotFound(err) && !errors.Is(err, unix.ENODEV) {
 		return fmt.Errorf("forwarding for %s: %w", name, err)
@@ -167,14 +193,17 @@ func setForwarding(name string, on bool) error {
 	return nil
 }
 
+func flagValue(on bool) uint32 {
+	if on {
+		return 1
+	}
+	return 0
+}
+
 // setIPv4 changes one of the device's settings (IPV4_DEVCONF_*, linux/ip.h).
 // The message needs CAP_NET_ADMIN where the sysctl of the same name would need
 // a writable /proc/sys.
-func setIPv4(link netlink.Link, setting int, on bool) error {
-	var value uint32
-	if on {
-		value = 1
-	}
+func setIPv4(link netlink.Link, setting int, value uint32) error {
 	req := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
 	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
 	msg.Index = int32(link.Attrs().Index)

@@ -41,6 +41,8 @@ func (u *userspace) plane() spec.DataPlane { return spec.Userspace }
 
 func (u *userspace) kind() string { return "tuntap" }
 
+func (u *userspace) outlives() bool { return false }
+
 func (u *userspace) open() (string, error) {
 	// After somebody deleted the link, what it belonged to is still there.
 	if err := u.close(); err != nil {

@@ -1,0 +1,254 @@
+package device
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// Options say which devices the slots have.
+type Options struct {
+	// Names are those of the network interfaces. A link of such a name, of the data
+	// plane's own type, is ours, whoever made it.
+	Names map[key.Slot]string
+	// First is the slot to open at once; the other one follows as a plan has it.
+	First key.Slot
+	// DataPlane asked for; empty means [spec.Auto]. The first slot decides.
+	DataPlane spec.DataPlane
+	// Log receives what wireguard-go says, at debug level. Nil discards it.
+	Log *slog.Logger
+}
+
+// Tunnels are the devices of both slots, of which mostly one is open. Their
+// methods may be called at the same time; Apply, Close and Remove wait for each
+// other.
+type Tunnels struct {
+	options Options
+	plane   spec.DataPlane
+	reason  string
+
+	changing sync.Mutex // held by what changes the devices
+	// forwarded are the devices that Apply switched forwarding on for.
+	forwarded []string
+
+	mu      sync.Mutex // guards the map, never held for long
+	devices map[key.Slot]*device
+	closed  bool
+}
+
+// Open makes the link of the first slot's device, or takes over the one that a
+// predecessor left, with keys, peers and sessions as they are; and so it does with
+// the other one, where that was left. [spec.Auto] takes the kernel's WireGuard, and
+// wireguard-go where there is none. The error names what each data plane lacks; it
+// is [ErrLinkTaken] where a name is somebody else's.
+func Open(o Options) (*Tunnels, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	first, err := openDevice(o.Names[o.First], o.DataPlane, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tunnels{
+		options: o, plane: first.backend.plane(), reason: first.reason,
+		devices: map[key.Slot]*device{o.First: first},
+	}
+	if other := o.First.Other(); first.backend.outlives() {
+		link, err := findLink(o.Names[other], first.backend.kind())
+		if link != nil && err == nil {
+			_, err = t.open(other)
+		}
+		if err != nil && !errors.Is(err, ErrLinkTaken) { // which matters once it is needed
+			return nil, errors.Join(err, t.Close())
+		}
+	}
+	return t, nil
+}
+
+// DataPlane returns the data plane in force, never [spec.Auto].
+func (t *Tunnels) DataPlane() spec.DataPlane { return t.plane }
+
+// Reason says in one line why this data plane is in force.
+func (t *Tunnels) Reason() string { return t.reason }
+
+// device returns a slot's, nil where it is not open.
+func (t *Tunnels) device(s key.Slot) *device {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.devices[s]
+}
+
+// open returns a slot's device, opened where it is not.
+func (t *Tunnels) open(s key.Slot) (*device, error) {
+	if d := t.device(s); d != nil {
+		return d, nil
+	}
+	d, err := openDevice(t.options.Names[s], t.plane, t.options.Log)
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.devices[s] = d
+	return d, nil
+}
+
+func (t *Tunnels) isClosed() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed
+}
+
+// slots are those whose devices are open.
+func (t *Tunnels) slots() []key.Slot {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Sorted(maps.Keys(t.devices))
+}
+
+// Observe reads everything but FirewallInPlace. A missing link is no error. The
+// error is [ErrLinkTaken] where a link was replaced by one of another type.
+func (t *Tunnels) Observe() (state.Observed, error) {
+	o := state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{}}
+	for _, s := range t.slots() {
+		d := t.device(s)
+		if d == nil {
+			continue // gone in the meantime
+		}
+		seen, err := d.observe()
+		if err != nil {
+			return o, err
+		}
+		o.Tunnels[s] = seen
+	}
+	var err error
+	if o.Forwarding, err = forwarding(); err != nil {
+		return o, err
+	}
+	o.IPv6Forwarding, err = forwarding6()
+	return o, err
+}
+
+// EachPeer calls visit for every peer of a slot's device, in no order. The memory
+// that visit gets is used again for the next one, with the list of allowed IPs.
+// There are none where the device is not open. The error may come after some of
+// the peers; after Close it wraps [fs.ErrClosed].
+func (t *Tunnels) EachPeer(s key.Slot, visit func(*state.ObservedPeer)) error {
+	d := t.device(s)
+	switch {
+	case d != nil:
+		return d.eachPeer(visit)
+	case t.isClosed():
+		return fmt.Errorf("reading the device of slot %s: %w", s, fs.ErrClosed)
+	default:
+		return nil
+	}
+}
+
+// Apply carries out the plan's parts for tunnels and forwarding, and makes links
+// again that vanished. It is not atomic: it does what it can, the error holds
+// everything that failed, and the next observation shows what is left to do. No
+// peer that the plan does not name is touched.
+//
+// What comes is there on all tunnels before anything goes on any: a route that
+// moves from one to the other, and so the packets that follow it, never have none.
+func (t *Tunnels) Apply(p plan.Plan) error {
+	t.changing.Lock()
+	defer t.changing.Unlock()
+	if t.isClosed() {
+		return fmt.Errorf("applying to the devices: %w", fs.ErrClosed)
+	}
+	var errs []error
+	changed := make([]*device, len(p.Tunnels))
+	for i, change := range p.Tunnels {
+		if change.Remove {
+			continue
+		}
+		d, err := t.open(change.Slot)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		changed[i] = d
+		errs = append(errs, d.change(change))
+	}
+	for i, d := range changed {
+		if d != nil {
+			errs = append(errs, d.addRoutes(p.Tunnels[i].Link.AddRoutes))
+		}
+	}
+	for i, d := range changed {
+		if d != nil {
+			errs = append(errs, d.removeRoutes(p.Tunnels[i].Link.RemoveRoutes))
+		}
+	}
+	for _, name := range p.Forward {
+		err := setForwarding(name, true)
+		if err == nil && !slices.Contains(t.forwarded, name) {
+			t.forwarded = append(t.forwarded, name)
+		}
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err // what goes may still be needed
+	}
+	for _, change := range p.Tunnels {
+		if change.Remove {
+			errs = append(errs, t.remove(change.Slot))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// remove takes down a slot's device.
+func (t *Tunnels) remove(s key.Slot) error {
+	t.mu.Lock()
+	d := t.devices[s]
+	delete(t.devices, s)
+	t.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	return d.remove()
+}
+
+// Close lets go of the devices. The kernel's stay up and serve on, for a
+// successor to take over; wireguard-go's end with their links and sockets. A
+// second call does nothing.
+func (t *Tunnels) Close() error {
+	return t.leave((*device).close)
+}
+
+// Remove deletes the links with their addresses and routes, switches off what
+// forwarding Apply switched on (not a predecessor's), and closes.
+func (t *Tunnels) Remove() error {
+	t.changing.Lock()
+	defer t.changing.Unlock()
+	var errs []error
+	for _, name := range slices.Backward(t.forwarded) {
+		errs = append(errs, setForwarding(name, false))
+	}
+	t.forwarded = nil
+	return errors.Join(append(errs, t.leave((*device).remove))...)
+}
+
+func (t *Tunnels) leave(by func(*device) error) error {
+	t.mu.Lock()
+	devices := t.devices
+	t.devices, t.closed = nil, true
+	t.mu.Unlock()
+	var errs []error
+	for _, d := range devices {
+		errs = append(errs, by(d))
+	}
+	return errors.Join(errs...)
+}
