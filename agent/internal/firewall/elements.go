@@ -81,8 +81,21 @@ func (f family) grants(at slot) *nftables.Set {
 	}
 }
 
+// tunnels is the set of the tunnels' devices.
+func (at slot) tunnels() *nftables.Set {
+	return &nftables.Set{Table: table(), ID: 7, Name: "tunnels" + string(at), KeyType: nftables.TypeIFName}
+}
+
+func deviceElements(names [2]string) []nftables.SetElement {
+	var out []nftables.SetElement
+	for _, name := range names {
+		out = append(out, nftables.SetElement{Key: deviceName(name)})
+	}
+	return out
+}
+
 func sets(at slot) []*nftables.Set {
-	var out []*nftables.Set
+	out := []*nftables.Set{at.tunnels(), at.responses()}
 	for _, f := range bothFamilies() {
 		out = append(out, f.hosts(at), f.networks(at), f.grants(at))
 	}

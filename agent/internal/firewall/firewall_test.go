@@ -142,8 +142,8 @@ func TestInPlaceElsewhere(t *testing.T) {
 	s := snapshot(nil)
 	r.apply(t, nil, s)
 	for name, change := range map[string]func(*state.Firewall){
-		"interface":  func(f *state.Firewall) { f.Interface = "wg1" },
-		"listenPort": func(f *state.Firewall) { f.ListenPort++ },
+		"interface":  func(f *state.Firewall) { f.Interfaces[1] = "wg1" },
+		"listenPort": func(f *state.Firewall) { f.ListenPorts[1]++ },
 		"masquerade": func(f *state.Firewall) { f.Masquerade = false },
 		"peerToPeer": func(f *state.Firewall) { f.PeerToPeer = true },
 		"ipv6":       func(f *state.Firewall) { f.IPv6 = true },

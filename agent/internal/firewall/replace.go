@@ -19,7 +19,13 @@ import (
 // old sets go.
 func (f *Firewall) replace(want state.Firewall) error {
 	f.made = nil
+	asked := switchesOf(want)
 	at, err := swap(want)
+	if err != nil && want.Handshakes {
+		// A kernel without the log (CONFIG_NFT_LOG): who moved is then seen later.
+		want.Handshakes = false
+		at, err = swap(want)
+	}
 	if err != nil {
 		// Something is in the way, of somebody's making: take no care then.
 		at = slotA
@@ -31,7 +37,7 @@ func (f *Firewall) replace(want state.Firewall) error {
 	if err != nil {
 		return fmt.Errorf("nftables table %s: %w", Table, err)
 	}
-	f.made = &made{switches: switchesOf(want), slot: at, seen: seen, rules: rules}
+	f.made = &made{switches: asked, slot: at, seen: seen, rules: rules}
 	return nil
 }
 

@@ -21,9 +21,10 @@ const (
 
 // Offsets in headers, in bytes.
 const (
-	portOffset  = 2  // destination port of TCP (RFC 9293) and UDP (RFC 768)
-	typeOffset  = 0  // type of ICMP (RFC 792) and ICMPv6 (RFC 4443)
-	flagsOffset = 13 // flags of TCP
+	sourcePortOffset = 0  // source port of TCP (RFC 9293) and UDP (RFC 768)
+	portOffset       = 2  // destination port of them
+	typeOffset       = 0  // type of ICMP (RFC 792) and ICMPv6 (RFC 4443)
+	flagsOffset      = 13 // flags of TCP
 )
 
 // seq strings building blocks together.
@@ -35,16 +36,17 @@ func seq(parts ...[]expr.Any) []expr.Any {
 	return out
 }
 
-func inBy(device string) []expr.Any {
-	return compare(&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: register}, expr.CmpOpEq, deviceName(device))
-}
+// inBy, outBy and notOutBy look a device up among the tunnels: a second one comes
+// and goes without a change of the rules.
+func (at slot) inBy() []expr.Any     { return at.device(expr.MetaKeyIIFNAME, false) }
+func (at slot) outBy() []expr.Any    { return at.device(expr.MetaKeyOIFNAME, false) }
+func (at slot) notOutBy() []expr.Any { return at.device(expr.MetaKeyOIFNAME, true) }
 
-func outBy(device string) []expr.Any {
-	return compare(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}, expr.CmpOpEq, deviceName(device))
-}
-
-func notOutBy(device string) []expr.Any {
-	return compare(&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: register}, expr.CmpOpNeq, deviceName(device))
+func (at slot) device(k expr.MetaKey, not bool) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: k, Register: register},
+		&expr.Lookup{SourceRegister: register, SetName: at.tunnels().Name, Invert: not},
+	}
 }
 
 // deviceName is a device's name as the kernel compares it, padded with zeros.
@@ -73,6 +75,11 @@ func transport(offset, length uint32) *expr.Payload {
 func udpTo(port uint16) []expr.Any {
 	return seq(isProtocol(unix.IPPROTO_UDP),
 		compare(transport(portOffset, 2), expr.CmpOpEq, binaryutil.BigEndian.PutUint16(port)))
+}
+
+func udpFrom(port uint16) []expr.Any {
+	return seq(isProtocol(unix.IPPROTO_UDP),
+		compare(transport(sourcePortOffset, 2), expr.CmpOpEq, binaryutil.BigEndian.PutUint16(port)))
 }
 
 func (f family) echoRequest() []expr.Any {

@@ -31,8 +31,9 @@ func Reasons() []Reason {
 // switches is what the rules follow from: [state.Firewall] less the elements of
 // the sets.
 type switches struct {
-	tunnel     string
-	listenPort uint16
+	tunnels    [2]string
+	ports      [2]uint16
+	handshakes bool
 	masquerade bool
 	peerToPeer bool
 	ipv6       bool
@@ -40,8 +41,9 @@ type switches struct {
 
 func switchesOf(f state.Firewall) switches {
 	return switches{
-		tunnel:     f.Interface,
-		listenPort: f.ListenPort,
+		tunnels:    f.Interfaces,
+		ports:      f.ListenPorts,
+		handshakes: f.Handshakes,
 		masquerade: f.Masquerade,
 		peerToPeer: f.PeerToPeer,
 		ipv6:       f.IPv6,
@@ -98,31 +100,35 @@ const (
 // once. Two more look-ups a packet are the price. Only answers to flows that
 // others opened, the cluster side or a peer that may, pass without a grant.
 func (s switches) chains(at slot) []chain {
-	return []chain{
+	chains := []chain{
 		s.fromPeer(at), s.fromTunnel(at), s.intoTunnel(at), s.peerToGateway(), s.toGateway(at),
 		{
 			name: "forward", kind: nftables.ChainTypeFilter,
 			hook: nftables.ChainHookForward, priority: nftables.ChainPriorityFilter,
 			rules: []rule{
-				{"", seq(inBy(s.tunnel), goTo(fromTunnel))},
-				{"", seq(outBy(s.tunnel), goTo(intoTunnel))},
+				{"", seq(at.inBy(), goTo(fromTunnel))},
+				{"", seq(at.outBy(), goTo(intoTunnel))},
 				// Forwarding is on for every device; a Pod with several networks
 				// must not become a router between them.
 				{"none of the tunnel's business", stop(Transit)},
 			},
 		},
 		s.input(at),
-		s.output(),
+		s.output(at),
 		{
 			name: "segment_size", kind: nftables.ChainTypeFilter,
 			hook: nftables.ChainHookForward, priority: nftables.ChainPriorityMangle,
 			rules: []rule{
-				{"path MTU where ICMP gets lost", seq(inBy(s.tunnel), clampSegmentSize())},
-				{"", seq(outBy(s.tunnel), clampSegmentSize())},
+				{"path MTU where ICMP gets lost", seq(at.inBy(), clampSegmentSize())},
+				{"", seq(at.outBy(), clampSegmentSize())},
 			},
 		},
 		s.postrouting(at),
 	}
+	if s.handshakes {
+		chains = append(chains, s.responsesOut(at), s.handshakesIn(at))
+	}
+	return chains
 }
 
 // fromTunnel sees what peers send through the gateway.
@@ -140,7 +146,7 @@ func (s switches) fromTunnel(at slot) chain {
 func (s switches) fromPeer(at slot) chain {
 	c := chain{name: fromPeer}
 	if !s.peerToPeer {
-		c.add("routing.peerToPeer is false", seq(outBy(s.tunnel), reject(Isolated)))
+		c.add("routing.peerToPeer is false", seq(at.outBy(), reject(Isolated)))
 	}
 	if s.masquerade {
 		c.add("would keep the peer's own address", seq(flowState(invalid), stop(Invalid)))
@@ -171,8 +177,10 @@ func (s switches) input(at slot) chain {
 		name: "input", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookInput, priority: nftables.ChainPriorityFilter,
 	}
-	c.add("", seq(inBy(s.tunnel), goTo(toGateway)))
-	c.add("WireGuard knows its peers by key", seq(udpTo(s.listenPort), accept()))
+	c.add("", seq(at.inBy(), goTo(toGateway)))
+	for _, port := range s.ports {
+		c.add("WireGuard knows its peers by key", seq(udpTo(port), accept()))
+	}
 	for _, match := range s.fromPeers(at) {
 		c.add("a peer's address outside the tunnel", seq(match, stop(Spoofed)))
 	}
@@ -201,13 +209,13 @@ func (s switches) peerToGateway() chain {
 }
 
 // output sees what the gateway itself sends.
-func (s switches) output() chain {
+func (s switches) output(at slot) chain {
 	c := chain{
 		name: "output", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
 	}
 	if !s.ipv6 {
-		c.add("ipv6.enabled is false", seq(outBy(s.tunnel), isFamily(ipv6()), stop(IPv6)))
+		c.add("ipv6.enabled is false", seq(at.outBy(), isFamily(ipv6()), stop(IPv6)))
 	}
 	return c
 }
@@ -220,7 +228,7 @@ func (s switches) postrouting(at slot) chain {
 	if s.masquerade {
 		for _, match := range s.fromPeers(at) {
 			// By whichever device the route leads to.
-			c.add("routing.masquerade", seq(notOutBy(s.tunnel), match, unmark(), []expr.Any{&expr.Masq{}}))
+			c.add("routing.masquerade", seq(at.notOutBy(), match, unmark(), []expr.Any{&expr.Masq{}}))
 		}
 	}
 	return c
@@ -248,6 +256,9 @@ func addSets(c *nftables.Conn, want state.Firewall, at slot) error {
 		if err := c.AddSet(s, nil); err != nil {
 			return err
 		}
+	}
+	if err := c.SetAddElements(at.tunnels(), deviceElements(want.Interfaces)); err != nil {
+		return err
 	}
 	return elementChange{addSources: want.Sources, addGrants: want.Grants}.put(c, at)
 }
