@@ -19,8 +19,10 @@ import (
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/device"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/reconcile"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/watch"
 )
@@ -105,15 +107,22 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 	if err != nil {
 		return err
 	}
-	server := initial.Gateway.Server
-	dev, err := device.Open(device.Options{Name: server.Interface, DataPlane: server.DataPlane, Log: log})
+	gateway := initial.Gateway
+	dev, err := device.Open(device.Options{
+		Names: map[key.Slot]string{key.Blue: gateway.Interface(key.Blue), key.Green: gateway.Interface(key.Green)},
+		First: state.Identities(initial, time.Now())[0].Slot, DataPlane: gateway.Server.DataPlane, Log: log,
+	})
 	if err != nil {
 		return err
 	}
-	log.Info("data plane", "interface", server.Interface, "dataPlane", dev.DataPlane(), "reason", dev.Reason())
+	log.Info("data plane", "interface", gateway.Server.Interface, "dataPlane", dev.DataPlane(), "reason", dev.Reason())
 	fw, err := firewall.New()
 	if err != nil {
 		return errors.Join(err, dev.Close())
+	}
+	handshakes, err := firewall.Handshakes(ctx, log)
+	if err != nil {
+		log.Warn("cannot see handshakes, looking for them instead", "error", err, "every", sessionsInterval.String())
 	}
 	registry := telemetry.NewRegistry()
 	telemetry.RegisterStopped(registry, stoppedPackets(fw))
@@ -130,12 +139,12 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		Resolve:     resolveHost,
 		Resync:      o.resync,
 		Sessions:    sessionsInterval,
+		Handshakes:  handshakes,
 		Now:         time.Now,
 		Log:         log,
 		Instruments: telemetry.NewInstruments(registry),
 		Base: telemetry.Status{
-			Version: version, Interface: server.Interface,
-			DataPlane: string(dev.DataPlane()), DataPlaneReason: dev.Reason(),
+			Version: version, DataPlane: string(dev.DataPlane()), DataPlaneReason: dev.Reason(),
 		},
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
 		Reloading: mem.reloading,

@@ -23,11 +23,11 @@ func TestChangesComeBeforeTheLook(t *testing.T) {
 func TestChangesToASystemThatIsNotAsItWas(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
 	r.step()
-	delete(r.device.Device.Peers, publicKey(2)) // by hand
+	delete(r.device.blue().Device.Peers, publicKey(2)) // by hand
 	r.write("peers:\n" + peer(2, ", persistentKeepalive: 25"))
 	r.want("peers touched", r.step(), []string{"remove p3", "update p2", "add p2"})
-	r.want("keepalive", r.device.Device.Peers[publicKey(2)].Keepalive, 25*time.Second)
-	r.want("peers", len(r.device.Device.Peers), 1)
+	r.want("keepalive", r.device.blue().Device.Peers[publicKey(2)].Keepalive, 25*time.Second)
+	r.want("peers", len(r.device.blue().Device.Peers), 1)
 	r.want("generation", r.Status().Generation, uint64(2))
 }
 

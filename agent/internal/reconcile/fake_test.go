@@ -13,32 +13,46 @@ import (
 )
 
 // fakeDevice implements [Device] in memory: a plan does to it what netlink and
-// wgctrl would do to a real one.
+// wgctrl would do to real ones.
 type fakeDevice struct {
-	state.Observed
-	applied []plan.Plan // every plan, in order
-	errs    []error     // of the next calls of Apply
-	calls   []string    // of Observe and Apply
+	tunnels    map[key.Slot]*fakeTunnel
+	Forwarding map[string]bool
+	applied    []plan.Plan // every plan, in order
+	errs       []error     // of the next calls of Apply
+	calls      []string    // of Observe and Apply
 }
+
+type fakeTunnel struct{ state.ObservedTunnel }
 
 // newFakeDevice is a Pod before the first run: no tunnel, one other device.
 func newFakeDevice() *fakeDevice {
-	return &fakeDevice{Observed: state.Observed{
-		Device:     state.ObservedDevice{Peers: map[key.Public]state.ObservedPeer{}},
-		Forwarding: map[string]bool{"eth0": false},
-	}}
+	return &fakeDevice{tunnels: map[key.Slot]*fakeTunnel{}, Forwarding: map[string]bool{"eth0": false}}
 }
+
+// at is the tunnel of a slot, made where there is none.
+func (f *fakeDevice) at(s key.Slot) *fakeTunnel {
+	if f.tunnels[s] == nil {
+		f.tunnels[s] = &fakeTunnel{}
+		f.tunnels[s].Device.Peers = map[key.Public]state.ObservedPeer{}
+	}
+	return f.tunnels[s]
+}
+
+func (f *fakeDevice) blue() *fakeTunnel { return f.at(key.Blue) }
 
 func (f *fakeDevice) Observe() (state.Observed, error) {
 	f.calls = append(f.calls, "observe")
-	o := f.Observed
-	o.Device.Peers = maps.Clone(o.Device.Peers)
-	o.Forwarding = maps.Clone(o.Forwarding)
+	o := state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{}, Forwarding: maps.Clone(f.Forwarding)}
+	for slot, t := range f.tunnels {
+		seen := t.ObservedTunnel
+		seen.Device.Peers = maps.Clone(seen.Device.Peers)
+		o.Tunnels[slot] = seen
+	}
 	return o, nil
 }
 
-func (f *fakeDevice) EachPeer(visit func(*state.ObservedPeer)) error {
-	return state.Each(f.Device.Peers)(visit)
+func (f *fakeDevice) EachPeer(s key.Slot, visit func(*state.ObservedPeer)) error {
+	return state.Each(f.at(s).Device.Peers)(visit)
 }
 
 func (f *fakeDevice) Apply(p plan.Plan) error {
@@ -49,6 +63,20 @@ func (f *fakeDevice) Apply(p plan.Plan) error {
 		return err
 	}
 	f.applied = append(f.applied, p)
+	for _, change := range p.Tunnels {
+		if change.Remove {
+			delete(f.tunnels, change.Slot)
+			continue
+		}
+		f.at(change.Slot).apply(change)
+	}
+	for _, name := range p.Forward {
+		f.Forwarding[name] = true
+	}
+	return nil
+}
+
+func (f *fakeTunnel) apply(p plan.Tunnel) {
 	f.LinkExists, f.LinkUp = true, f.LinkUp || p.Link.Up
 	f.Link.Name = p.Link.Name
 	if p.Link.MTU != 0 {
@@ -56,9 +84,6 @@ func (f *fakeDevice) Apply(p plan.Plan) error {
 	}
 	f.Link.Addresses = patch(f.Link.Addresses, p.Link.AddAddresses, p.Link.RemoveAddresses)
 	f.Link.Routes = patch(f.Link.Routes, p.Link.AddRoutes, p.Link.RemoveRoutes)
-	for _, name := range p.Forward {
-		f.Forwarding[name] = true
-	}
 	if p.Device.PrivateKey != nil {
 		f.Device.PrivateKey = *p.Device.PrivateKey
 	}
@@ -68,10 +93,9 @@ func (f *fakeDevice) Apply(p plan.Plan) error {
 	for _, peer := range p.Device.Peers {
 		f.patchPeer(peer)
 	}
-	return nil
 }
 
-func (f *fakeDevice) patchPeer(p plan.Peer) {
+func (f *fakeTunnel) patchPeer(p plan.Peer) {
 	if p.Operation == plan.Remove {
 		delete(f.Device.Peers, p.PublicKey)
 		return

@@ -23,8 +23,8 @@ import (
 // Device is the tunnel; package device has the real ones.
 type Device interface {
 	Observe() (state.Observed, error)
-	// EachPeer calls visit for every peer, in memory that is used again.
-	EachPeer(visit func(*state.ObservedPeer)) error
+	// EachPeer calls visit for every peer of a tunnel, in memory that is used again.
+	EachPeer(tunnel key.Slot, visit func(*state.ObservedPeer)) error
 	Apply(plan.Plan) error
 }
 
@@ -52,9 +52,11 @@ type Options struct {
 	// Resync is how often to run without an event; Sessions how often to look
 	// at the peers' handshakes in between.
 	Resync, Sessions time.Duration
-	Now              func() time.Time
-	Log              *slog.Logger
-	Instruments      *telemetry.Instruments
+	// Handshakes says that some peer has shaken hands; nil where nothing says so.
+	Handshakes  <-chan struct{}
+	Now         func() time.Time
+	Log         *slog.Logger
+	Instruments *telemetry.Instruments
 	// Base holds what does not change: version, interface, data plane.
 	Base telemetry.Status
 	// Published, where not nil, is called after every new status.
@@ -87,9 +89,11 @@ type Reconciler struct {
 	inputs       state.Inputs   // of desired
 	desired      state.Desired
 	sessions     state.Sessions
-	reloads      telemetry.Reloads
-	runError     error
-	resolver     *resolver
+	// moved are the peers that use the second tunnel.
+	moved    map[key.Public]bool
+	reloads  telemetry.Reloads
+	runError error
+	resolver *resolver
 	// stages of the run under way, and when its current one began.
 	stages     []telemetry.Stage
 	stageStart time.Time
@@ -129,13 +133,26 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 	defer sessions.Stop()
 	backoff := newBackoff(time.Second, r.Resync)
 	var retry <-chan time.Time
+	var follow follower
+	keys := time.NewTimer(r.untilNextKey())
+	defer keys.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-sessions.C:
-			r.watchSessions()
+			r.watchSessions(ctx)
 			continue
+		case <-r.Handshakes:
+			follow.seen()
+			continue
+		case <-follow.C():
+			start := time.Now()
+			r.watchSessions(ctx)
+			follow.looked(time.Since(start))
+			continue
+		case <-keys.C:
+			r.run(ctx, "keys")
 		case <-changed:
 			r.run(ctx, "files")
 		case <-r.resolver.resolved:
@@ -145,6 +162,10 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 		case <-retry:
 			r.run(ctx, "retry")
 		}
+		if !maps.Equal(r.moved, r.inputs.Moved) {
+			r.run(ctx, "peers moved")
+		}
+		keys.Reset(r.untilNextKey())
 		retry = nil
 		if r.runError != nil {
 			retry = time.After(backoff.next())
@@ -162,13 +183,15 @@ func (r *Reconciler) Drain() time.Duration {
 	return time.Duration(r.drain.Load())
 }
 
-// watchSessions looks at the peers between two runs.
-func (r *Reconciler) watchSessions() {
-	if err := r.look(r.Device.EachPeer); err != nil {
-		r.Log.Error("cannot read the device", "error", err)
-		return
+// untilNextKey is the time until some key's time comes, by the clock as it goes
+// now. Where it is set forward meanwhile, the next resync notices.
+func (r *Reconciler) untilNextKey() time.Duration {
+	now := r.Now()
+	next := state.NextChange(r.snapshot, now)
+	if next.IsZero() {
+		return 24 * time.Hour
 	}
-	r.publish()
+	return next.Sub(now)
 }
 
 // look logs what peers did since the last look.

@@ -86,8 +86,10 @@ func (r *rig) step() []string {
 	r.run(context.Background(), "resync")
 	var out []string
 	for _, p := range r.device.applied[before:] {
-		for _, peer := range p.Device.Peers {
-			out = append(out, fmt.Sprintf("%s %s", peer.Operation, peer.Name))
+		for _, tunnel := range p.Tunnels {
+			for _, peer := range tunnel.Device.Peers {
+				out = append(out, fmt.Sprintf("%s %s", peer.Operation, peer.Name))
+			}
 		}
 	}
 	return out
@@ -119,8 +121,8 @@ func TestStart(t *testing.T) {
 	r.want("failing conditions", r.failing(), []string(nil))
 	s := r.Status()
 	r.want("generation", s.Generation, uint64(1))
-	r.want("public key", s.PublicKey, r.serverK.Public())
-	r.want("MTU", r.device.Link.MTU, 1440)
+	r.want("public key", s.InForce().PublicKey, r.serverK.Public())
+	r.want("MTU", r.device.blue().Link.MTU, 1440)
 	r.want("firewall", len(r.firewall.applied), 1)
 	if !r.firewall.applied[0].Replace {
 		t.Error("the first run took an unknown table for its own")
@@ -245,7 +247,7 @@ func TestEndpointChangeOutlivesAFailure(t *testing.T) {
 	r.device.errs = []error{errors.New("busy"), errors.New("busy")}
 	r.step()
 	r.step()
-	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "192.0.2.2:2")
+	r.want("endpoint", r.device.blue().Device.Peers[publicKey(2)].Endpoint.String(), "192.0.2.2:2")
 }
 
 func TestRepair(t *testing.T) {
@@ -254,12 +256,12 @@ func TestRepair(t *testing.T) {
 		damage  func(*rig)
 		unready string
 	}{
-		{"link down", func(r *rig) { r.device.LinkUp = false }, "device"},
-		{"peer removed by hand", func(r *rig) { delete(r.device.Device.Peers, publicKey(2)) }, ""},
-		{"address removed", func(r *rig) { r.device.Link.Addresses = nil }, ""},
+		{"link down", func(r *rig) { r.device.blue().LinkUp = false }, "device"},
+		{"peer removed by hand", func(r *rig) { delete(r.device.blue().Device.Peers, publicKey(2)) }, ""},
+		{"address removed", func(r *rig) { r.device.blue().Link.Addresses = nil }, ""},
 		{"forwarding switched off", func(r *rig) { r.device.Forwarding["eth0"] = false }, "forwarding"},
 		{"table flushed", func(r *rig) { r.firewall.inPlace = false }, "firewall"},
-		{"another key", func(r *rig) { r.device.Device.PrivateKey = key.GeneratePrivate() }, "key"},
+		{"another key", func(r *rig) { r.device.blue().Device.PrivateKey = key.GeneratePrivate() }, "key"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -294,12 +296,12 @@ func TestNamedEndpoint(t *testing.T) {
 	r.step()
 	<-r.resolver.resolved
 	r.want("after the answer", r.step(), []string{"update p2"})
-	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.7:51820")
+	r.want("endpoint", r.device.blue().Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.7:51820")
 
 	// The peer roams; a run must not call it back.
-	p := r.device.Device.Peers[publicKey(2)]
+	p := r.device.blue().Device.Peers[publicKey(2)]
 	p.Endpoint = netip.MustParseAddrPort("198.51.100.1:4242")
-	r.device.Device.Peers[publicKey(2)] = p
+	r.device.blue().Device.Peers[publicKey(2)] = p
 	r.want("after roaming", r.step(), []string(nil))
 }
 
@@ -324,7 +326,7 @@ func TestNamedEndpointKeepsItsAddress(t *testing.T) {
 	answers = []string{"203.0.113.8", "203.0.113.9"}
 	ask()
 	r.want("another address", r.step(), []string{"update p2"})
-	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.8:51820")
+	r.want("endpoint", r.device.blue().Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.8:51820")
 }
 
 // A peer that went somewhere and does not answer there is called where the user
@@ -332,19 +334,19 @@ func TestNamedEndpointKeepsItsAddress(t *testing.T) {
 func TestLostPeerIsCalledAtItsEndpoint(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, ", endpoint: '203.0.113.7:51820'"))
 	r.step()
-	roamed := r.device.Device.Peers[publicKey(2)]
+	roamed := r.device.blue().Device.Peers[publicKey(2)]
 	roamed.Endpoint, roamed.LastHandshake = netip.MustParseAddrPort("198.51.100.1:4242"), r.now
 	look := func(after time.Duration) []string {
 		r.now = r.now.Add(after)
 		roamed.TransmitBytes += 148 // a handshake initiation that nobody answers
-		r.device.Device.Peers[publicKey(2)] = roamed
+		r.device.blue().Device.Peers[publicKey(2)] = roamed
 		return r.step()
 	}
 	r.want("connected", look(0), []string(nil))
 	r.want("session over", look(state.SessionLifetime), []string(nil))
 	r.want("calling", look(time.Second), []string(nil))
 	r.want("lost", look(time.Minute), []string{"update p2"})
-	r.want("endpoint", r.device.Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.7:51820")
+	r.want("endpoint", r.device.blue().Device.Peers[publicKey(2)].Endpoint.String(), "203.0.113.7:51820")
 }
 
 func TestSilenceIsNotReadiness(t *testing.T) {
@@ -361,15 +363,15 @@ func TestUplinkThatIsGoneForAMoment(t *testing.T) {
 	r.step()
 	r.Uplink = func() (state.Uplink, error) { return state.Uplink{}, nil }
 	r.step()
-	r.want("MTU", r.device.Link.MTU, 1440)
+	r.want("MTU", r.device.blue().Link.MTU, 1440)
 }
 
 func TestRestartTakesOver(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, ", endpoint: '203.0.113.7:51820'"))
 	r.step()
-	p := r.device.Device.Peers[publicKey(2)]
+	p := r.device.blue().Device.Peers[publicKey(2)]
 	p.Endpoint = netip.MustParseAddrPort("198.51.100.1:4242")
-	r.device.Device.Peers[publicKey(2)] = p
+	r.device.blue().Device.Peers[publicKey(2)] = p
 	running, files := r.device, r.files
 
 	again := newRig(t, "")
@@ -385,7 +387,7 @@ func TestRestartTakesOver(t *testing.T) {
 	again.device = running
 	again.want("peers touched", again.step(), []string(nil))
 	last := running.applied[len(running.applied)-1]
-	if last.Device.PrivateKey != nil || last.Device.ListenPort != nil || last.Link.Up {
+	if len(last.Tunnels) > 0 {
 		t.Errorf("a running device was touched: %v", last.Summary(10))
 	}
 }
@@ -393,10 +395,10 @@ func TestRestartTakesOver(t *testing.T) {
 func TestSessionsAreLogged(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, ""))
 	r.step()
-	p := r.device.Device.Peers[publicKey(2)]
+	p := r.device.blue().Device.Peers[publicKey(2)]
 	p.LastHandshake, p.Endpoint = r.now, netip.MustParseAddrPort("198.51.100.1:4242")
-	r.device.Device.Peers[publicKey(2)] = p
-	r.watchSessions()
+	r.device.blue().Device.Peers[publicKey(2)] = p
+	r.watchSessions(context.Background())
 	r.write("")
 	r.step()
 	for _, line := range strings.Split(r.log.String(), "\n") {
@@ -406,10 +408,10 @@ func TestSessionsAreLogged(t *testing.T) {
 	}
 	r.write("peers:\n" + peer(2, ""))
 	r.step()
-	r.device.Device.Peers[publicKey(2)] = p
-	r.watchSessions()
+	r.device.blue().Device.Peers[publicKey(2)] = p
+	r.watchSessions(context.Background())
 	r.now = r.now.Add(state.SessionLifetime + time.Second)
-	r.watchSessions()
+	r.watchSessions(context.Background())
 	for _, line := range []string{"peer connected", "peer disconnected", "p2"} {
 		if !strings.Contains(r.log.String(), line) {
 			t.Errorf("the log does not say %q:\n%s", line, r.log.String())

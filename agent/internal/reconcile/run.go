@@ -52,7 +52,10 @@ func (r *Reconciler) run(ctx context.Context, reason string) {
 		r.Log.Info("applied", "reason", reason, "changes", changes)
 	}
 	r.runError = err
-	r.observed.Device.Peers = nil // as many as configured, and read afresh by every run
+	for slot, t := range r.observed.Tunnels {
+		t.Device.Peers = nil // as many as configured, and read afresh by every run
+		r.observed.Tunnels[slot] = t
+	}
 	r.lastRun.Store(r.Now().UnixNano())
 	r.publish()
 }
@@ -163,6 +166,7 @@ func (r *Reconciler) reloadable(s *spec.Snapshot) error {
 		{"server.listenPort", was.Server.ListenPort, is.Server.ListenPort},
 		{"server.dataPlane", was.Server.DataPlane, is.Server.DataPlane},
 		{"ipv6.enabled", was.IPv6.Enabled, is.IPv6.Enabled},
+		{"keyRotation.server.listenPort", was.ListenPort(key.Green), is.ListenPort(key.Green)},
 	} {
 		if field.was != field.is {
 			faults = append(faults, spec.Fault{
@@ -189,7 +193,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	}
 	resolved := r.resolver.lookup(ctx, r.snapshot)
 	r.stage("uplink")
-	inputs := state.Inputs{Snapshot: r.snapshot, Resolved: resolved, Uplink: r.uplink}
+	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink}
 	if !inputs.Same(r.inputs) {
 		r.inputs, r.desired = inputs, state.Build(inputs)
 	}
@@ -255,29 +259,6 @@ func (r *Reconciler) apply(p plan.Plan) error {
 	}
 	desired := r.desired // a copy: a later run builds r.desired anew
 	r.applied, r.tableInDoubt = &desired, false
-	return nil
-}
-
-func (r *Reconciler) observe() error {
-	r.observed = state.Observed{} // whatever cannot be seen does not count as there
-	o, err := r.Device.Observe()
-	if err != nil {
-		return fmt.Errorf("observe the device: %w", err)
-	}
-	o.FirewallInPlace, err = r.Firewall.InPlace(r.desired.Firewall)
-	if err != nil {
-		return fmt.Errorf("observe the firewall: %w", err)
-	}
-	if err := r.look(state.Each(o.Device.Peers)); err != nil {
-		return err
-	}
-	for k, p := range o.Device.Peers {
-		if r.sessions.Of(k).Activity == state.Dead {
-			p.Lost = true
-			o.Device.Peers[k] = p
-		}
-	}
-	r.observed = o
 	return nil
 }
 

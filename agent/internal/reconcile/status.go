@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 )
 
@@ -48,8 +49,24 @@ func (r *Reconciler) publish() {
 	s.Generation = r.generation
 	s.Hash = r.inForce.String()
 	s.Reloads = r.reloads
-	s.PublicKey = r.observed.Device.PrivateKey.Public()
-	s.ListenPort = r.observed.Device.ListenPort
+	now := r.Now()
+	ids := state.Identities(r.snapshot, now)
+	inForce := state.InForce(ids, now)
+	for _, id := range ids {
+		t := r.observed.Tunnels[id.Slot]
+		shown := telemetry.Identity{
+			PublicKey: id.Key.Public(), Slot: id.Slot, From: id.From, Retires: id.Retires,
+			Interface: r.snapshot.Gateway.Interface(id.Slot), ListenPort: t.Device.ListenPort,
+			InForce: id.Key == inForce.Key,
+		}
+		if t.Device.PrivateKey != id.Key {
+			shown.ListenPort = 0 // it does not answer
+		}
+		s.Identities = append(s.Identities, shown)
+	}
+	s.Moved = len(r.moved)
+	s.Keys = state.TimesOfKeys(r.snapshot, now)
+	s.Rotations = r.snapshot.Rotations
 	s.Sessions = r.sessions.Count()
 	s.PeerNames = r.peerNames
 	r.status.Store(&s)
@@ -99,10 +116,25 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 	if !ipv6 {
 		forwardingProblem = "sysctl net.ipv6.conf.all.forwarding is off; the Pod needs it set, which the kubelet must allow (--allowed-unsafe-sysctls)"
 	}
+	device, keyed, port := "", "", ""
+	var names, ports []string
+	for _, want := range d.Tunnels {
+		t := o.Tunnels[want.Slot]
+		names, ports = append(names, want.Link.Name), append(ports, fmt.Sprint(want.Device.ListenPort))
+		if !t.LinkExists || !t.LinkUp {
+			device = want.Link.Name + " is missing or down"
+		}
+		if t.Device.PrivateKey != want.Device.PrivateKey || want.Device.PrivateKey.IsZero() {
+			keyed = want.Link.Name + " has another private key than the files"
+		}
+		if t.Device.ListenPort != want.Device.ListenPort {
+			port = fmt.Sprintf("UDP port %d is not bound", want.Device.ListenPort)
+		}
+	}
 	conditions := []telemetry.Condition{
-		check("device", o.LinkExists && o.LinkUp, fmt.Sprintf("%s is up", d.Link.Name), fmt.Sprintf("%s is missing or down", d.Link.Name)),
-		check("key", o.Device.PrivateKey == d.Device.PrivateKey && !d.Device.PrivateKey.IsZero(), "the private key of the files is in force", "the device has another private key than the files"),
-		check("port", o.Device.ListenPort == d.Device.ListenPort, fmt.Sprintf("UDP port %d is bound", o.Device.ListenPort), fmt.Sprintf("UDP port %d is not bound", d.Device.ListenPort)),
+		check("device", device == "", list(names, "is up", "are up"), device),
+		check("key", keyed == "", r.keyDetail(), keyed),
+		check("port", port == "", "UDP port "+list(ports, "is bound", "are bound"), port),
 		check("forwarding", off == "" && ipv6, "packets are forwarded", forwardingProblem),
 		check("firewall", o.FirewallInPlace, "the nftables table is in place", "the nftables table is missing or was changed"),
 		check(conditionServing, true, "serving", ""),
@@ -112,4 +144,26 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 		config.Detail = "the last good state stays: " + r.reloads.LastError
 	}
 	return conditions
+}
+
+// list is "a is up", or "a and b are up".
+func list(names []string, one, many string) string {
+	if len(names) == 1 {
+		return names[0] + " " + one
+	}
+	return strings.Join(names, " and ") + " " + many
+}
+
+// keyDetail says what is to be known of the server key.
+func (r *Reconciler) keyDetail() string {
+	now := r.Now()
+	ids := state.Identities(r.snapshot, now)
+	day := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if len(ids) < 2 {
+		return "the private key of the files is in force"
+	}
+	if next := ids[1]; next.From.After(now) {
+		return "the private key of the files is in force, the next one from " + day(next.From)
+	}
+	return "the newer of two private keys is in force; the older one is answered to until " + day(ids[0].Retires)
 }

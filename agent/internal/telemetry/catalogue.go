@@ -32,6 +32,12 @@ const (
 	configuredPeers
 	peerEvents
 	stoppedPackets
+	keySince
+	keyNext
+	keyRetires
+	rotationOK
+	rotationTime
+	movedPeers
 	buildInfo
 	deviceInfo
 
@@ -66,6 +72,12 @@ func catalogue() []metric {
 		configuredPeers:  {"vpn_gateway_configured_peers", gauge, "Number of peers in the configuration in force.", nil},
 		peerEvents:       {"vpn_gateway_peer_events_total", counter, "Number of peers seen to connect, disconnect or roam.", []string{"event"}},
 		stoppedPackets:   {"vpn_gateway_stopped_packets_total", counter, "Number of packets that the firewall stopped, by reason, since its table was last made anew.", []string{"reason"}},
+		keySince:         {"vpn_gateway_key_in_force_since_timestamp_seconds", gauge, "UNIX timestamp since when the key in force counts, by kind: server, or preshared, of which it is the oldest; 0 where no key's name says so.", []string{"kind"}},
+		keyNext:          {"vpn_gateway_key_next_activation_timestamp_seconds", gauge, "UNIX timestamp at which the next key comes in force, by kind; 0 where none is scheduled.", []string{"kind"}},
+		keyRetires:       {"vpn_gateway_server_key_retirement_timestamp_seconds", gauge, "UNIX timestamp at which the older of two server keys is no longer answered to; 0 where there is one key.", nil},
+		rotationOK:       {"vpn_gateway_key_rotation_last_run_successful", gauge, "Whether the last job that was to rotate keys succeeded, by kind; missing where no job has run yet.", []string{"kind"}},
+		rotationTime:     {"vpn_gateway_key_rotation_last_run_timestamp_seconds", gauge, "UNIX timestamp of the last job that was to rotate keys, by kind.", []string{"kind"}},
+		movedPeers:       {"vpn_gateway_moved_peers", gauge, "Number of peers that use the newer of two server keys.", nil},
 		buildInfo:        {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
 		deviceInfo:       {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
 

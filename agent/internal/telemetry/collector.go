@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -123,8 +124,22 @@ func (c *statusCollector) Collect(out chan<- prometheus.Metric) {
 	}
 	put(configuredPeers, float64(len(s.PeerNames)))
 	put(buildInfo, 1, s.Version, runtime.Version())
-	if s.Interface != "" && !s.PublicKey.IsZero() {
-		put(deviceInfo, 1, s.Interface, s.PublicKey.String())
+	c.keys(s, put)
+	for _, id := range s.Identities {
+		put(deviceInfo, 1, id.Interface, id.PublicKey.String())
+	}
+}
+
+func (c *statusCollector) keys(s Status, put func(id int, value float64, labels ...string)) {
+	put(keySince, seconds(s.Keys.Server.Since), "server")
+	put(keySince, seconds(s.Keys.Preshared.Since), "preshared")
+	put(keyNext, seconds(s.Keys.Server.Next), "server")
+	put(keyNext, seconds(s.Keys.Preshared.Next), "preshared")
+	put(keyRetires, seconds(s.Keys.Retires))
+	put(movedPeers, float64(s.Moved))
+	for kind, r := range s.Rotations {
+		put(rotationOK, number(r.Result != spec.RotationFailed), kind)
+		put(rotationTime, seconds(r.Time), kind)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -47,12 +48,22 @@ func running() (Status, map[key.Public]state.ObservedPeer) {
 		Reloads:         Reloads{Succeeded: 7, Failed: 2, LastSuccess: now.Add(1500 * time.Millisecond), LastOK: true},
 		DataPlane:       "userspace",
 		DataPlaneReason: "kernel: \"operation not supported\"\n\\ \xff",
-		Interface:       "wg0",
-		PublicKey:       key.Public{9},
-		ListenPort:      51820,
-		PeerNames:       map[key.Public]string{alice: `a"l\ice`, carol: "carol"},
-		Sessions:        sessions.Count(),
-		Version:         "0.1.0",
+		Identities: []Identity{
+			{PublicKey: key.Public{9}, Slot: key.Blue, Interface: "wg0", ListenPort: 51820, InForce: true, Retires: time.Date(2026, 12, 1, 3, 0, 0, 0, time.UTC)},
+			{PublicKey: key.Public{8}, Slot: key.Green, Interface: "wg0g", ListenPort: 51821, From: time.Date(2026, 11, 24, 3, 0, 0, 0, time.UTC)},
+		},
+		Moved: 3,
+		Keys: state.KeyTimes{
+			Server:    state.KeyTime{Next: time.Unix(1_700_000_100, 0)},
+			Preshared: state.KeyTime{Since: time.Unix(1_600_000_000, 0)},
+			Retires:   time.Unix(1_700_000_200, 0),
+		},
+		Rotations: map[string]spec.RotationResult{
+			"server": {Time: time.Unix(1_700_000_000, 0), Result: "unchanged"}, "preshared": {Time: time.Unix(1_700_000_001, 0), Result: "failed"},
+		},
+		PeerNames: map[key.Public]string{alice: `a"l\ice`, carol: "carol"},
+		Sessions:  sessions.Count(),
+		Version:   "0.1.0",
 	}, onDevice
 }
 
@@ -86,9 +97,12 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
 		Status: func() Status { return s },
-		EachPeer: func(visit func(*state.ObservedPeer)) error {
+		EachPeer: func(tunnel key.Slot, visit func(*state.ObservedPeer)) error {
 			if err != nil {
 				return err
+			}
+			if tunnel == key.Green {
+				return nil // nobody is there yet
 			}
 			return state.Each(onDevice)(visit)
 		},

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/common/expfmt"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -19,9 +20,9 @@ const maxScrapes = 4
 // several goroutines at once.
 type Options struct {
 	Status func() Status
-	// EachPeer reads the peers from the device and calls visit for each, in memory
-	// that is used again for the next one.
-	EachPeer func(visit func(*state.ObservedPeer)) error
+	// EachPeer reads the peers from a tunnel's device and calls visit for each, in
+	// memory that is used again for the next one.
+	EachPeer func(tunnel key.Slot, visit func(*state.ObservedPeer)) error
 	// Registry holds what /metrics shows beside the peers; see [NewRegistry].
 	Registry *prometheus.Registry
 	Log      *slog.Logger
@@ -41,7 +42,10 @@ type Readiness struct {
 	PublicKey  string `json:"publicKey"`
 	Interface  string `json:"interface"`
 	ListenPort uint16 `json:"listenPort"`
-	Version    string `json:"version"`
+	// Identities are the server keys that the gateway answers to, the oldest first;
+	// PublicKey, Interface and ListenPort are those of the one in force.
+	Identities []Identity `json:"identities"`
+	Version    string     `json:"version"`
 }
 
 // NewHandler serves, to GET and HEAD,
@@ -89,17 +93,21 @@ func header(w http.ResponseWriter, contentType string) {
 }
 
 func writeReadiness(w http.ResponseWriter, s Status) {
+	inForce := s.InForce()
 	r := Readiness{
 		Ready: s.Ready(), Conditions: s.Conditions,
 		Hash: s.Hash, Generation: s.Generation,
 		DataPlane: s.DataPlane, Reason: s.DataPlaneReason,
-		Interface: s.Interface, ListenPort: s.ListenPort, Version: s.Version,
+		Interface: inForce.Interface, ListenPort: inForce.ListenPort, Identities: s.Identities, Version: s.Version,
 	}
 	if r.Conditions == nil {
 		r.Conditions = []Condition{} // a list in JSON, not null
 	}
-	if !s.PublicKey.IsZero() {
-		r.PublicKey = s.PublicKey.String()
+	if r.Identities == nil {
+		r.Identities = []Identity{}
+	}
+	if !inForce.PublicKey.IsZero() {
+		r.PublicKey = inForce.PublicKey.String()
 	}
 	header(w, "application/json")
 	if !r.Ready {
@@ -140,9 +148,14 @@ func (m *metricsHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	status := m.Status()
-	d := newDump(status.Interface, status.PeerNames)
+	d := newDump(status.PeerNames)
 	start := time.Now()
-	d.err = m.EachPeer(d.add)
+	for _, id := range status.Identities {
+		d.devices = append(d.devices, id.Interface)
+		if d.err = m.EachPeer(id.Slot, d.add); d.err != nil {
+			break
+		}
+	}
 	d.took = time.Since(start)
 	if d.err != nil {
 		m.Log.Error("metrics without peers: the device could not be read", "error", d.err)

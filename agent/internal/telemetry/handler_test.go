@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -60,6 +61,24 @@ const readyJSON = `{
   "publicKey": "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
   "interface": "wg0",
   "listenPort": 51820,
+  "identities": [
+    {
+      "publicKey": "CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+      "slot": "blue",
+      "interface": "wg0",
+      "listenPort": 51820,
+      "inForce": true,
+      "retires": "2026-12-01T03:00:00Z"
+    },
+    {
+      "publicKey": "CAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
+      "slot": "green",
+      "interface": "wg0g",
+      "listenPort": 51821,
+      "inForce": false,
+      "from": "2026-11-24T03:00:00Z"
+    }
+  ],
   "version": "0.1.0"
 }
 `
@@ -74,6 +93,7 @@ const emptyJSON = `{
   "publicKey": "",
   "interface": "",
   "listenPort": 0,
+  "identities": [],
   "version": ""
 }
 `
@@ -137,7 +157,7 @@ func TestReadinessRoundTrip(t *testing.T) {
 	status, _ := running()
 	want := Readiness{
 		Ready: true, Conditions: status.Conditions, Hash: status.Hash, Generation: status.Generation,
-		DataPlane: "userspace", Reason: "no module", PublicKey: status.PublicKey.String(),
+		DataPlane: "userspace", Reason: "no module", PublicKey: key.Public{9}.String(), Identities: status.Identities,
 		Interface: "wg0", ListenPort: 51820, Version: "0.1.0",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -149,7 +169,7 @@ func TestReadinessRoundTrip(t *testing.T) {
 func TestHeadDoesNotReadTheDevice(t *testing.T) {
 	h := NewHandler(Options{
 		Status: func() Status { return Status{} },
-		EachPeer: func(func(*state.ObservedPeer)) error {
+		EachPeer: func(key.Slot, func(*state.ObservedPeer)) error {
 			t.Error("the device was read")
 			return nil
 		},

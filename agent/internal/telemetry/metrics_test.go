@@ -75,6 +75,15 @@ var wantRegistry = []string{
 	`vpn_gateway_config_reloads_total{result="success"} 7`,
 	`vpn_gateway_configured_peers 2`,
 	`vpn_gateway_data_plane_info{data_plane="userspace",reason="kernel: \"operation not supported\"\n\\ ` + "\uFFFD" + `"} 1`,
+	`vpn_gateway_key_in_force_since_timestamp_seconds{kind="preshared"} 1.6e+09`,
+	`vpn_gateway_key_in_force_since_timestamp_seconds{kind="server"} 0`,
+	`vpn_gateway_key_next_activation_timestamp_seconds{kind="preshared"} 0`,
+	`vpn_gateway_key_next_activation_timestamp_seconds{kind="server"} 1.7000001e+09`,
+	`vpn_gateway_key_rotation_last_run_successful{kind="preshared"} 0`,
+	`vpn_gateway_key_rotation_last_run_successful{kind="server"} 1`,
+	`vpn_gateway_key_rotation_last_run_timestamp_seconds{kind="preshared"} 1.700000001e+09`,
+	`vpn_gateway_key_rotation_last_run_timestamp_seconds{kind="server"} 1.7e+09`,
+	`vpn_gateway_moved_peers 3`,
 	`vpn_gateway_peer_events_total{event="connected"} 1`,
 	`vpn_gateway_peer_events_total{event="disconnected"} 0`,
 	`vpn_gateway_peer_events_total{event="roamed"} 2`,
@@ -85,9 +94,11 @@ var wantRegistry = []string{
 	`vpn_gateway_ready 1`,
 	`vpn_gateway_run_duration_seconds_sum 0`,
 	`vpn_gateway_run_duration_seconds_count 0`,
+	`vpn_gateway_server_key_retirement_timestamp_seconds 1.7000002e+09`,
 	`vpn_gateway_stopped_packets_total{reason="isolated"} 0`,
 	`vpn_gateway_stopped_packets_total{reason="spoofed"} 3`,
 	`wireguard_device_info{device="wg0",public_key="CQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="} 1`,
+	`wireguard_device_info{device="wg0g",public_key="CAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="} 1`,
 }
 
 func TestMetrics(t *testing.T) {
@@ -99,7 +110,7 @@ func TestMetrics(t *testing.T) {
 	}{
 		{"device read", nil, []string{
 			`vpn_gateway_device_dump_successful 1`,
-			`vpn_gateway_drifted_peers{drift="missing"} 1`,
+			`vpn_gateway_drifted_peers{drift="missing"} 3`,
 			`vpn_gateway_drifted_peers{drift="unexpected"} 1`,
 			`wireguard_peer_info{device="wg0",name="",public_key="` + bobKey + `"} 1`,
 			`wireguard_peer_info{device="wg0",name="a\"l\\ice",public_key="` + aliceKey + `"} 1`,
@@ -221,7 +232,8 @@ func (w *brokenWriter) Write([]byte) (int, error) { w.calls++; return 0, io.ErrC
 func TestExpositionStopsWhenTheClientIsGone(t *testing.T) {
 	status, onDevice := crowd(3000)
 	w := &brokenWriter{}
-	d := newDump("wg0", status.PeerNames)
+	d := newDump(status.PeerNames)
+	d.devices = []string{"wg0"}
 	d.err = state.Each(onDevice)(d.add)
 	err := newExposition(w).write(d)
 	if !errors.Is(err, io.ErrClosedPipe) {
@@ -235,9 +247,10 @@ func TestExpositionStopsWhenTheClientIsGone(t *testing.T) {
 func TestScrapesAreBounded(t *testing.T) {
 	reached, release := make(chan struct{}), make(chan struct{})
 	status, _ := running()
+	status.Identities = status.Identities[:1]
 	h := NewHandler(Options{
 		Status: func() Status { return status },
-		EachPeer: func(func(*state.ObservedPeer)) error {
+		EachPeer: func(key.Slot, func(*state.ObservedPeer)) error {
 			reached <- struct{}{}
 			<-release
 			return nil

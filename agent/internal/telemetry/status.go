@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -42,15 +43,43 @@ type Status struct {
 	Reloads Reloads
 	// DataPlane in force, kernel or userspace, and why; empty before it is known.
 	DataPlane, DataPlaneReason string
-	Interface                  string
-	// PublicKey in force.
-	PublicKey  key.Public
-	ListenPort uint16
+	// Identities are the server keys that the gateway answers to, the oldest first.
+	Identities []Identity
+	// Moved counts the peers that use the second of two identities.
+	Moved int
+	// Keys says since when keys are in force, and when the next ones will be.
+	Keys state.KeyTimes
+	// Rotations is how the last rotation of each kind of key went.
+	Rotations map[string]spec.RotationResult
 	// PeerNames holds the configured peers.
 	PeerNames map[key.Public]string
 	// Sessions counts the peers by activity, as of the last observation.
 	Sessions map[state.Activity]int
 	Version  string
+}
+
+// Identity is a server key that the gateway answers to, and where.
+type Identity struct {
+	PublicKey key.Public `json:"publicKey"`
+	Slot      key.Slot   `json:"slot"`
+	Interface string     `json:"interface"`
+	// ListenPort is 0 while the gateway does not answer.
+	ListenPort uint16 `json:"listenPort"`
+	// InForce says whether it is the one that new clients get.
+	InForce bool `json:"inForce"`
+	// From is zero for 'since ever', and Retires while no other key follows.
+	From    time.Time `json:"from,omitzero"`
+	Retires time.Time `json:"retires,omitzero"`
+}
+
+// InForce is the identity that new clients get; the zero one before there is one.
+func (s Status) InForce() Identity {
+	for _, id := range s.Identities {
+		if id.InForce {
+			return id
+		}
+	}
+	return Identity{}
 }
 
 // Ready reports whether packets would be forwarded: every condition holds that

@@ -1,0 +1,232 @@
+package reconcile
+
+import (
+	"context"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// text is a list of prefixes as the tests write it.
+func text(list []netip.Prefix) string {
+	var out []string
+	for _, p := range list {
+		out = append(out, p.String())
+	}
+	return strings.Join(out, " ")
+}
+
+// rotated is a gateway that has run, and whose next server key has just appeared.
+// It comes in force an hour later.
+func rotated(t *testing.T) (r *rig, next key.Private) {
+	t.Helper()
+	r = newRig(t, "keyRotation: {server: {overlap: 24h}}\npeers:\n"+peer(2, "")+peer(3, ", allowedIPs: [192.168.3.0/24]"))
+	r.step()
+	next = key.GeneratePrivate()
+	r.files["key/"+key.ServerEntry(key.Green, r.now.Add(time.Hour))] = []byte(next.Reveal())
+	r.step()
+	return r, next
+}
+
+// shakeHands has a peer do so with a tunnel.
+func (r *rig) shakeHands(s key.Slot, k key.Public) {
+	p := r.device.at(s).Device.Peers[k]
+	p.LastHandshake = r.now
+	r.device.at(s).Device.Peers[k] = p
+}
+
+func (r *rig) detail(condition string) string {
+	for _, c := range r.Status().Conditions {
+		if c.Name == condition {
+			return c.Detail
+		}
+	}
+	return "no condition " + condition
+}
+
+// TestServerKeyTakesOver follows a rotation through all of its times.
+func TestServerKeyTakesOver(t *testing.T) {
+	r, next := rotated(t)
+	blue, green := r.device.blue(), r.device.at(key.Green)
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.want("tunnels", len(r.device.tunnels), 2)
+	r.want("key of the second", green.Device.PrivateKey == next, true)
+	r.want("port of the second", green.Device.ListenPort, uint16(51821))
+	r.want("peers of the second", len(green.Device.Peers), 2)
+	r.want("in force", r.Status().InForce().PublicKey, r.serverK.Public())
+	r.want("key", r.detail("key"), "the private key of the files is in force, the next one from "+r.now.Add(time.Hour).UTC().Format(time.RFC3339))
+
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Blue, publicKey(2))
+	r.shakeHands(key.Blue, publicKey(3))
+	r.watchSessions(context.Background())
+	r.want("routes through the first", text(blue.Link.Routes), "192.168.3.0/24")
+
+	// One whose clock is ahead moves before the time.
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(3))
+	r.watchSessions(context.Background())
+	r.want("routes through the first", text(blue.Link.Routes), "")
+	r.want("routes through the second", text(green.Link.Routes), "10.8.0.3/32 192.168.3.0/24")
+	r.want("moved", r.Status().Moved, 1)
+	// And back, and again.
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Blue, publicKey(3))
+	r.watchSessions(context.Background())
+	r.want("routes through the second", text(green.Link.Routes), "")
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(3))
+	r.step() // a run sees it too, and the next one follows
+	r.step()
+	r.want("routes through the second", text(green.Link.Routes), "10.8.0.3/32 192.168.3.0/24")
+
+	before := len(r.device.applied)
+	r.now = r.now.Add(time.Hour)
+	r.run(context.Background(), "keys")
+	r.want("in force", r.Status().InForce().PublicKey, next.Public())
+	r.want("plans that the change of the clock took", len(r.device.applied)-before, 0)
+
+	r.now = r.now.Add(24 * time.Hour)
+	r.run(context.Background(), "keys")
+	r.want("tunnels", len(r.device.tunnels), 1)
+	r.want("addresses of what was the second", text(green.Link.Addresses), "10.8.0.1/24")
+	r.want("its routes", text(green.Link.Routes), "192.168.3.0/24")
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.want("key", r.detail("key"), "the private key of the files is in force")
+	if strings.Contains(r.log.String(), next.Reveal()) || strings.Contains(r.log.String(), r.serverK.Reveal()) {
+		t.Error("a private key is in the log")
+	}
+}
+
+// A garbled next key changes nothing, and is taken up once it is mended.
+func TestGarbledNextKey(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ""))
+	r.step()
+	name := "key/" + key.ServerEntry(key.Green, r.now.Add(time.Hour))
+	r.files[name] = []byte("garbled")
+	r.step()
+	r.want("tunnels", len(r.device.tunnels), 1)
+	r.want("failing conditions", r.failing(), []string{"config"})
+	r.files[name] = []byte(key.GeneratePrivate().Reveal())
+	r.step()
+	r.want("tunnels", len(r.device.tunnels), 2)
+	r.want("failing conditions", r.failing(), []string(nil))
+}
+
+// A gateway that was away while keys came and went converges at once.
+func TestMissedActivation(t *testing.T) {
+	r, next := rotated(t)
+	r.now = r.now.Add(30 * 24 * time.Hour)
+	r.step()
+	r.want("tunnels", len(r.device.tunnels), 1)
+	r.want("key", r.device.at(key.Green).Device.PrivateKey == next, true)
+}
+
+// TestClockIsSetBack: what was in force by a wrong clock is undone.
+func TestClockIsSetBack(t *testing.T) {
+	r, next := rotated(t)
+	r.now = r.now.Add(2 * time.Hour)
+	r.step()
+	r.want("in force", r.Status().InForce().PublicKey, next.Public())
+	r.now = r.now.Add(-90 * time.Minute)
+	r.step()
+	r.want("in force", r.Status().InForce().PublicKey, r.serverK.Public())
+	r.want("tunnels", len(r.device.tunnels), 2)
+}
+
+// TestKeysTimer: without any event, keys come in force when their time comes.
+func TestKeysTimer(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ""))
+	psk := key.GeneratePreshared()
+	start := time.Now()
+	r.Now = func() time.Time { return r.now.Add(time.Since(start)) }
+	r.files["psk/a/"+key.PresharedEntry("p2", r.now.Add(2*time.Second))] = []byte(psk.Reveal())
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	seen := make(chan state.Observed, 100)
+	r.Published = nil
+	r.Device = observer{r.device, seen}
+	go func() { done <- r.Run(ctx, make(chan struct{})) }()
+	for o := range seen {
+		if o.Tunnels[key.Blue].Device.Peers[publicKey(2)].PresharedKey == psk {
+			break
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// observer tells of everything that is applied.
+type observer struct {
+	*fakeDevice
+	seen chan state.Observed
+}
+
+func (o observer) Apply(p plan.Plan) error {
+	err := o.fakeDevice.Apply(p)
+	now, _ := o.Observe()
+	o.seen <- now
+	return err
+}
+
+// TestHandshakesAreFollowed: a handshake that is told of moves the routes without
+// waiting for the next look.
+func TestHandshakesAreFollowed(t *testing.T) {
+	r, _ := rotated(t)
+	told := make(chan struct{})
+	r.Handshakes = told
+	r.Sessions, r.Resync = time.Hour, time.Hour
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(2))
+	r.moved, r.inputs.Moved = nil, nil
+	seen := make(chan state.Observed, 100)
+	r.Device = observer{r.device, seen}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	done := make(chan error)
+	go func() { done <- r.Run(ctx, make(chan struct{})) }()
+	told <- struct{}{}
+	for o := range seen {
+		if len(o.Tunnels[key.Green].Link.Routes) == 1 {
+			break
+		}
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFollower: looking takes its share of the time and no more.
+func TestFollower(t *testing.T) {
+	var f follower
+	if f.C() != nil {
+		t.Fatal("something to look for before anything was seen")
+	}
+	f.seen()
+	f.seen()
+	looks := 0
+	for f.C() != nil {
+		<-f.C()
+		looks++
+		f.looked(0)
+	}
+	if looks != len(followDelays()) {
+		t.Errorf("looked %d times, want %d", looks, len(followDelays()))
+	}
+	f.seen()
+	<-f.C()
+	f.looked(50 * time.Millisecond)
+	start := time.Now()
+	<-f.C()
+	if got := time.Since(start); got < 400*time.Millisecond {
+		t.Errorf("after a look of 50 ms, looked again after %v", got)
+	}
+}
