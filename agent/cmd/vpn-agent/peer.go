@@ -9,12 +9,14 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/clientconf"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/watch"
 )
 
@@ -29,11 +31,11 @@ const presharedSecretName = "vpn-gateway-psk"
 func newPeerCommand(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "peer",
-		Short: "Make peers",
+		Short: "Make peers and their files",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newPeerNewCommand(env))
+	cmd.AddCommand(newPeerNewCommand(env), newPeerUpdateCommand(env))
 	return cmd
 }
 
@@ -145,7 +147,7 @@ func readGateway(env environment, o peerOptions) (spec.Files, clientconf.Client,
 	if err != nil {
 		return nil, clientconf.Client{}, printFaults(env, o.configDir, err)
 	}
-	return files, clientconf.ForGateway(snapshot), nil
+	return files, clientconf.ForGateway(snapshot, time.Now()), nil
 }
 
 // presharedSecretOf returns the Secret whose pre-shared keys the gateway reads.
@@ -264,7 +266,7 @@ func (p *problems) judge(known bool, files spec.Files, c *clientconf.Client) {
 		return
 	}
 	i := slices.IndexFunc(snapshot.Peers, func(peer spec.Peer) bool { return peer.Name == c.Name })
-	waiting := snapshot.Peers[i].PresharedKey
+	waiting := state.PresharedKey(&snapshot.Peers[i], time.Now())
 	if waiting.IsZero() {
 		return
 	}

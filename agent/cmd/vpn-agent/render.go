@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -17,8 +18,8 @@ import (
 )
 
 type renderOptions struct {
-	uplink state.Uplink
-	output string
+	uplink     state.Uplink
+	output, at string
 }
 
 func newRenderCommand(env environment) *cobra.Command {
@@ -35,15 +36,23 @@ func newRenderCommand(env environment) *cobra.Command {
 			if o.output != "text" && o.output != "json" {
 				return fmt.Errorf("--output %q is unknown; use text or json", o.output)
 			}
+			now := time.Now()
+			if o.at != "" {
+				var err error
+				if now, err = time.Parse(time.RFC3339, o.at); err != nil {
+					return fmt.Errorf("--at %q is no time; write one such as 2026-12-25T03:00:00Z", o.at)
+				}
+			}
 			snapshot, _, err := loadDir(env, args)
 			if err != nil {
 				return err
 			}
-			return printView(env.Out, o.output, newView(snapshot, state.Build(state.Inputs{Snapshot: snapshot, Uplink: o.uplink})))
+			return printView(env.Out, o.output, newView(snapshot, state.Build(state.Inputs{Snapshot: snapshot, Now: now, Uplink: o.uplink})))
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.output, "output", "text", "text (YAML) or json")
+	f.StringVar(&o.at, "at", "", "the state at that time, such as 2026-12-25T03:00:00Z, where keys come in force at a time; default: now")
 	f.IntVar(&o.uplink.MTU, "uplink-mtu", 0, "MTU in bytes of the gateway's route to the Internet, from which the tunnel's follows where server.mtu is not set; 0: as if there were no route")
 	f.BoolVar(&o.uplink.IPv6, "uplink-ipv6", false, "reckon with clients that connect over IPv6, whose headers take 20 bytes more")
 	return cmd
@@ -66,9 +75,19 @@ func printView(out io.Writer, format string, v view) error {
 
 // view is a desired state for people.
 type view struct {
-	Link     viewLink     `json:"link" yaml:"link"`
-	Device   viewDevice   `json:"device" yaml:"device"`
+	Link   viewLink   `json:"link" yaml:"link"`
+	Device viewDevice `json:"device" yaml:"device"`
+	// Second has the newer server key, while there are two. Its peers are those of
+	// the first.
+	Second   *viewSecond  `json:"second,omitempty" yaml:"second,omitempty"`
 	Firewall viewFirewall `json:"firewall" yaml:"firewall"`
+}
+
+type viewSecond struct {
+	Link       string      `json:"link" yaml:"link"`
+	ListenPort uint16      `json:"listenPort" yaml:"listenPort"`
+	PublicKey  key.Public  `json:"publicKey" yaml:"publicKey"`
+	PrivateKey key.Private `json:"privateKey" yaml:"privateKey"`
 }
 
 type viewLink struct {
@@ -113,11 +132,12 @@ type viewPolicy struct {
 }
 
 func newView(s *spec.Snapshot, d state.Desired) view {
+	first := &d.Tunnels[0]
 	v := view{
-		Link: viewLink{Name: d.Link.Name, MTU: d.Link.MTU, Addresses: d.Link.Addresses, Routes: d.Link.Routes},
+		Link: viewLink{Name: first.Link.Name, MTU: first.Link.MTU, Addresses: first.Link.Addresses, Routes: first.Link.Routes},
 		Device: viewDevice{
-			DataPlane: s.Gateway.Server.DataPlane, ListenPort: d.Device.ListenPort,
-			PublicKey: d.Device.PrivateKey.Public(), PrivateKey: d.Device.PrivateKey,
+			DataPlane: s.Gateway.Server.DataPlane, ListenPort: first.Device.ListenPort,
+			PublicKey: first.Device.PrivateKey.Public(), PrivateKey: first.Device.PrivateKey,
 			Peers: []viewPeer{}, // a list in JSON, not null
 		},
 		Firewall: viewFirewall{
@@ -125,11 +145,18 @@ func newView(s *spec.Snapshot, d state.Desired) view {
 			Policies: viewPolicies(d),
 		},
 	}
+	if len(d.Tunnels) > 1 {
+		second := &d.Tunnels[1]
+		v.Second = &viewSecond{
+			Link: second.Link.Name, ListenPort: second.Device.ListenPort,
+			PublicKey: second.Device.PrivateKey.Public(), PrivateKey: second.Device.PrivateKey,
+		}
+	}
 	if v.Link.Routes == nil {
 		v.Link.Routes = []netip.Prefix{}
 	}
 	for i, p := range s.Peers { // in the same order
-		v.Device.Peers = append(v.Device.Peers, newViewPeer(p, d.Device.Peers[i]))
+		v.Device.Peers = append(v.Device.Peers, newViewPeer(p, first.Device.Peers[i]))
 	}
 	return v
 }
@@ -147,7 +174,7 @@ func newViewPeer(p spec.Peer, d state.Peer) viewPeer {
 
 func viewPolicies(d state.Desired) []viewPolicy {
 	peers := map[netip.Prefix]string{}
-	for _, p := range d.Device.Peers {
+	for _, p := range d.Tunnels[0].Device.Peers {
 		for _, n := range p.AllowedIPs {
 			peers[n] = p.Name
 		}

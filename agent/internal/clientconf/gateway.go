@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
 // Keepalive in seconds that clients get unless told otherwise: below the 30 s
@@ -16,14 +18,15 @@ const Keepalive = 25
 // ForGateway returns a client, without keys and name, that knows everything
 // that the gateway's files tell of the gateway. Addresses holds the first free
 // one of each pool, and none for a pool that is full. Endpoint is zero where the
-// files don't say it.
-func ForGateway(s *spec.Snapshot) Client {
+// files don't say it. Of several server keys it is the one in force now.
+func ForGateway(s *spec.Snapshot, now time.Time) Client {
 	server := s.Gateway.Server
+	identity := state.InForce(state.Identities(s, now), now)
 	c := Client{
 		DNS:             s.Gateway.Routing.DNS,
 		MTU:             server.MTU,
-		ServerPublicKey: s.PrivateKey.Public(),
-		Endpoint:        server.PublicEndpoint,
+		ServerPublicKey: identity.Key.Public(),
+		Endpoint:        s.Gateway.Endpoint(identity.Slot),
 		AllowedIPs:      allowedIPs(s),
 		Keepalive:       Keepalive,
 	}
