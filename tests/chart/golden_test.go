@@ -37,8 +37,10 @@ func TestGolden(t *testing.T) {
 
 // All optional parts at once are tidy too.
 func TestTidy(t *testing.T) {
-	for _, o := range render(t, everything).Objects {
-		untidy(t, o.Template, string(o.YAML))
+	for _, text := range []string{everything, everything + external} {
+		for _, o := range render(t, text).Objects {
+			untidy(t, o.Template, string(o.YAML))
+		}
 	}
 }
 
@@ -156,8 +158,8 @@ type scrape struct {
 	MetricRelabelings []map[string]any `json:"metricRelabelings"`
 }
 
-// Rendering decodes Kubernetes's own kinds strictly; what is left, monitors, is
-// decoded here.
+// Rendering decodes Kubernetes's own kinds strictly; what is left is decoded here,
+// and External Secrets' in tests/externalsecrets.
 func TestMonitorsDecodeStrictly(t *testing.T) {
 	var seen []string
 	for _, text := range []string{everything, strings.ReplaceAll(everything, "serviceMonitor", "podMonitor")} {

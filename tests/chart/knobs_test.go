@@ -132,8 +132,8 @@ var knobs = []knob{
 	{"hostAliases", "hostAliases: [{ip: 192.0.2.1, hostnames: [a]}]", deployment, pod + ".hostAliases", `[{"hostnames":["a"],"ip":"192.0.2.1"}]`},
 	{"dnsPolicy", "dnsPolicy: Default", deployment, pod + ".dnsPolicy", "Default"},
 	{"dnsConfig", "dnsConfig: {nameservers: [1.1.1.1]}", deployment, pod + ".dnsConfig.nameservers", `["1.1.1.1"]`},
-	{"extraVolumes", "extraVolumes: [{name: more, emptyDir: {}}]", deployment, pod + ".volumes[4].name", "more"},
-	{"extraVolumeMounts", "extraVolumeMounts: [{name: more, mountPath: /more}]", deployment, gateway + ".volumeMounts[4].mountPath", "/more"},
+	{"extraVolumes", "extraVolumes: [{name: more, emptyDir: {}}]", deployment, pod + ".volumes[5].name", "more"},
+	{"extraVolumeMounts", "extraVolumeMounts: [{name: more, mountPath: /more}]", deployment, gateway + ".volumeMounts[5].mountPath", "/more"},
 	{"extraContainers", "extraContainers: [{name: more}]", deployment, pod + ".containers[1].name", "more"},
 	{"extraInitContainers", "extraInitContainers: [{name: more}]", deployment, pod + ".initContainers[0].name", "more"},
 
@@ -223,7 +223,7 @@ func monitorKnobs() []knob {
 }
 
 func allKnobs() []knob {
-	return slices.Concat(knobs, sriovKnobs, monitorKnobs())
+	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, monitorKnobs())
 }
 
 // Every knob turns what it is said to turn, and that was not so before.

@@ -33,6 +33,7 @@ peers:
 - {name: bob, publicKey: E1nHdk+lh4vnPs9T1HP9DlVIwOWO+uNuyPMAwDL92kE=, addresses: [10.8.0.3], endpoint: "bob.example.com:51820"}
 peersFrom: {existingSecrets: [peers-a, peers-b]}
 presharedKeys: {existingSecrets: [psk-a, psk.b]}
+keyRotation: {enabled: true, annotatePods: true, timeZone: Europe/Berlin, server: {nodePort: 31822}, presharedKeys: {schedule: "@weekly"}, podAnnotations: {q: r}, podLabels: {s: t}}
 imagePullSecrets: [{name: pull}]
 extraArgs: [--resync=10s]
 extraEnv: [{name: A, value: b}]
@@ -129,6 +130,24 @@ func TestGatewayIsNotPrivileged(t *testing.T) {
 // What the agent reads is where it looks for it.
 func TestMounts(t *testing.T) {
 	r := render(t, `{presharedKeys: {existingSecrets: [psk-a, psk.b]}, peersFrom: {existingSecrets: [peers-a]}, server: {privateKey: {existingSecret: mine, key: wg.key}}}`)
+	want := map[string]string{
+		"/etc/vpn-gateway/config":          "configMap vpn-gateway",
+		"/etc/vpn-gateway/key":             "projected mode=0400: secret mine, secret mine wg.key→privateKey",
+		"/etc/vpn-gateway/psk/psk-a":       "secret psk-a mode=0400",
+		"/etc/vpn-gateway/psk/psk.b":       "secret psk.b mode=0400",
+		"/etc/vpn-gateway/peers.d/peers-a": "secret peers-a mode=0400",
+		"/etc/vpn-gateway/rotation":        "configMap vpn-gateway-keys optional",
+		"/var/run/wireguard":               "emptyDir Memory",
+		"/dev/net/tun":                     "hostPath /dev/net/tun CharDevice",
+	}
+	if diff := cmp.Diff(want, mounts(t, r)); diff != "" {
+		t.Errorf("mounts (-want +got):\n%s", diff)
+	}
+}
+
+// mounts are the paths of the gateway's mounts, each with what is there.
+func mounts(t *testing.T, r *chart.Rendered) map[string]string {
+	t.Helper()
 	pod := get[*appsv1.Deployment](t, r, "").Spec.Template.Spec
 	got := map[string]string{}
 	for _, m := range pod.Containers[0].VolumeMounts {
@@ -139,23 +158,15 @@ func TestMounts(t *testing.T) {
 		}
 		got[m.MountPath] = describe(pod.Volumes[i])
 	}
-	want := map[string]string{
-		"/etc/vpn-gateway/config":          "configMap vpn-gateway",
-		"/etc/vpn-gateway/key":             "projected mode=0400: secret mine, secret mine wg.key→privateKey",
-		"/etc/vpn-gateway/psk/psk-a":       "secret psk-a mode=0400",
-		"/etc/vpn-gateway/psk/psk.b":       "secret psk.b mode=0400",
-		"/etc/vpn-gateway/peers.d/peers-a": "secret peers-a mode=0400",
-		"/var/run/wireguard":               "emptyDir Memory",
-		"/dev/net/tun":                     "hostPath /dev/net/tun CharDevice",
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("mounts (-want +got):\n%s", diff)
-	}
+	return got
 }
 
 func describe(v corev1.Volume) string {
 	switch {
 	case v.ConfigMap != nil:
+		if ptr.Deref(v.ConfigMap.Optional, false) {
+			return "configMap " + v.ConfigMap.Name + " optional"
+		}
 		return "configMap " + v.ConfigMap.Name
 	case v.Secret != nil:
 		text := fmt.Sprintf("secret %s mode=%04o", v.Secret.SecretName, *v.Secret.DefaultMode)
@@ -216,12 +227,16 @@ func TestTun(t *testing.T) {
 	}
 }
 
-// The Job's and the test's Pods pass Pod Security's level restricted.
+// The Pods of the Jobs and of the test pass Pod Security's level restricted.
 func TestHelpersAreRestricted(t *testing.T) {
-	r := render(t, "")
+	r := render(t, "keyRotation: {enabled: true}")
 	job := get[*batchv1.Job](t, r, "")
-	test := get[*corev1.Pod](t, r, "vpn-gateway-test-ready")
-	for name, pod := range map[string]corev1.PodSpec{"key": job.Spec.Template.Spec, "test": test.Spec} {
+	pods := map[string]corev1.PodSpec{
+		"key":    job.Spec.Template.Spec,
+		"rotate": get[*batchv1.CronJob](t, r, "").Spec.JobTemplate.Spec.Template.Spec,
+		"test":   get[*corev1.Pod](t, r, "vpn-gateway-test-ready").Spec,
+	}
+	for name, pod := range pods {
 		wantPod := &corev1.PodSecurityContext{
 			RunAsNonRoot:   ptr.To(true),
 			RunAsUser:      ptr.To[int64](65532),
@@ -249,14 +264,18 @@ func TestHelpersAreRestricted(t *testing.T) {
 	}
 }
 
-// The Job may read and patch the one Secret that it fills, and no more.
+// The Job may read and patch the one Secret that it fills and the ConfigMap where it
+// says so, and no more.
 func TestKeyRights(t *testing.T) {
 	r := render(t, "")
 	job := get[*batchv1.Job](t, r, "")
 	role := get[*rbacv1.Role](t, r, "")
 	binding := get[*rbacv1.RoleBinding](t, r, "")
 	secret := get[*corev1.Secret](t, r, "")
-	want := []rbacv1.PolicyRule{{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret.Name}, Verbs: []string{"get", "patch"}}}
+	want := []rbacv1.PolicyRule{
+		{APIGroups: []string{""}, Resources: []string{"secrets"}, ResourceNames: []string{secret.Name}, Verbs: []string{"get", "patch"}},
+		{APIGroups: []string{""}, Resources: []string{"configmaps"}, ResourceNames: []string{"vpn-gateway-keys"}, Verbs: []string{"get", "patch"}},
+	}
 	if diff := cmp.Diff(want, role.Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
@@ -270,7 +289,10 @@ func TestKeyRights(t *testing.T) {
 	if gateway := get[*appsv1.Deployment](t, r, "").Spec.Template.Spec.ServiceAccountName; gateway == account {
 		t.Errorf("the gateway runs as %s, which may read the Secret", gateway)
 	}
-	wantArgs := []string{"keys", "init", "--secret=" + secret.Name, "--key=privateKey", "--namespace=default"}
+	wantArgs := []string{
+		"keys", "init", "--namespace=default", "--secret=" + secret.Name, "--key=privateKey",
+		"--publish=vpn-gateway-keys", "--endpoint=203.0.113.1:51820", "--green-endpoint=203.0.113.1:51821", "--overlap=168h",
+	}
 	if diff := cmp.Diff(wantArgs, job.Spec.Template.Spec.Containers[0].Args); diff != "" {
 		t.Errorf("arguments (-want +got):\n%s", diff)
 	}
@@ -282,6 +304,10 @@ func TestExistingKey(t *testing.T) {
 		switch o.Kind {
 		case "Secret", "Job", "Role", "RoleBinding":
 			t.Errorf("%s %s is rendered", o.Kind, o.Name)
+		case "ConfigMap":
+			if o.Name != "vpn-gateway" {
+				t.Errorf("ConfigMap %s is rendered, and nobody would fill it", o.Name)
+			}
 		case "ServiceAccount":
 			if o.Name != "vpn-gateway" {
 				t.Errorf("ServiceAccount %s is rendered", o.Name)
@@ -308,7 +334,7 @@ func TestJobNameFollowsItsSpec(t *testing.T) {
 }
 
 // Services, budget, autoscaler, policy and spread constraints select the
-// gateway's Pods, and never those of the Job and of the test.
+// gateway's Pods, and never those of the Jobs and of the test.
 func TestSelectors(t *testing.T) {
 	r := render(t, everything)
 	deployment := get[*appsv1.Deployment](t, r, "")
@@ -316,6 +342,7 @@ func TestSelectors(t *testing.T) {
 	others := map[string]labels.Set{
 		"the key Job's Pod": get[*batchv1.Job](t, r, "").Spec.Template.Labels,
 		"the test's Pod":    get[*corev1.Pod](t, r, "").Labels,
+		"the CronJob's Pod": get[*batchv1.CronJob](t, r, "vpn-gateway-rotate-server").Spec.JobTemplate.Spec.Template.Labels,
 	}
 	selectors := map[string]labels.Selector{
 		"Deployment":          selector(t, deployment.Spec.Selector),
@@ -369,12 +396,13 @@ func TestReloadsRestartNothing(t *testing.T) {
 		"routing: {peerToPeer: true, masquerade: false, routes: [10.0.0.0/8], dns: [10.96.0.10], allowedDestinations: []}",
 		"server: {mtu: 1380, addresses: [10.9.0.1/24]}",
 		"service: {type: NodePort, health: {enabled: true}}",
+		"keyRotation: {enabled: true, lead: 5m, server: {schedule: '@daily', overlap: 24h, publicPort: 443}}",
 	} {
 		if diff := cmp.Diff(template(""), template(values)); diff != "" {
 			t.Errorf("%s changes the Pods:\n%s", values, diff)
 		}
 	}
-	for _, values := range []string{"server: {interface: vpn0}", "server: {dataPlane: userspace}", "server: {drain: 1m}"} {
+	for _, values := range []string{"server: {interface: vpn0}", "server: {dataPlane: userspace}", "server: {drain: 1m}", "keyRotation: {server: {listenPort: 4500}}"} {
 		if cmp.Equal(template(""), template(values)) {
 			t.Errorf("%s does not change the Pods, and no running agent can take it up", values)
 		}

@@ -85,15 +85,6 @@ var refusals = []refusal{
 		"podLabels has app.kubernetes.io/instance, by which the gateway's Pods are selected; remove it (nameOverride changes the name)",
 	}},
 
-	{"Secret named twice", "{server: {privateKey: {existingSecret: a}}, presharedKeys: {existingSecrets: [b, b]}, peersFrom: {existingSecrets: [b, a]}}", []string{
-		`presharedKeys.existingSecrets[1] "b" is named by presharedKeys.existingSecrets[0] too; name each Secret once`,
-		`peersFrom.existingSecrets[0] "b" is named by presharedKeys.existingSecrets[0] too; name each Secret once`,
-		`peersFrom.existingSecrets[1] "a" is named by server.privateKey.existingSecret too; name each Secret once`,
-	}},
-	{"key for the default ServiceAccount", "serviceAccount: {create: false}", []string{
-		"serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret",
-	}},
-
 	{"peers that are one", "peers: [{name: a, publicKey: " + aliceKey + ", addresses: [10.8.0.2]}, {name: a, publicKey: " + aliceKey + ", addresses: [10.8.0.3]}]", []string{
 		`peers[1].name "a" is that of peers[0] too; give each peer a name of its own`,
 		`peers[1].publicKey "` + aliceKey + `" is that of peers[0] too; give each peer a key of its own`,
@@ -166,7 +157,7 @@ var refusals = []refusal{
 }
 
 func TestRefusals(t *testing.T) {
-	for _, c := range refusals {
+	for _, c := range slices.Concat(refusals, keyRefusals) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, c.values)})
 			if err == nil {
@@ -314,6 +305,8 @@ func TestMisspeltKeys(t *testing.T) {
 	open := []string{
 		"global", "commonLabels", "commonAnnotations", "strategy", "resources.requests", "securityContext", "podSecurityContext",
 		"podAnnotations", "podLabels", "lifecycle", "nodeSelector", "affinity", "dnsConfig", "serviceAccount.annotations",
+		"keyRotation.resources.requests", "keyRotation.podAnnotations", "keyRotation.podLabels", "externalSecrets.secretStore.provider",
+		"externalSecrets.privateKey.template", "externalSecrets.pushSecret.metadata",
 		"keyJob.resources.requests", "keyJob.podAnnotations", "keyJob.podLabels", "service.annotations", "service.labels",
 		"service.sessionAffinityConfig", "autoscaling.behavior", "metrics.serviceMonitor.labels",
 		"metrics.serviceMonitor.annotations", "metrics.podMonitor.labels", "metrics.podMonitor.annotations",

@@ -46,16 +46,19 @@ func (g *gateway) can(t *testing.T, account string, q question) bool {
 }
 
 // checkRights compares all that the two ServiceAccounts may with what they need:
-// the Job one Secret by name, the gateway nothing.
+// the Job one Secret and one ConfigMap by name, the gateway nothing.
 func (g *gateway) checkRights(t *testing.T) {
 	const everywhere = ""
 	verbs := []string{"get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"}
 	resources := []string{"secrets", "configmaps", "pods", "pods/exec", "serviceaccounts/token", "services", "deployments", "nodes"}
-	names := map[string][]string{"secrets": {keySecret, "another"}}
+	const published = release + "-keys"
+	names := map[string][]string{"secrets": {keySecret, "another"}, "configmaps": {published, "another"}}
 	for account, want := range map[string][]question{
 		keySecret: {
 			{"get", "secrets", keySecret, g.namespace},
 			{"patch", "secrets", keySecret, g.namespace},
+			{"get", "configmaps", published, g.namespace},
+			{"patch", "configmaps", published, g.namespace},
 		},
 		release: nil,
 	} {

@@ -79,24 +79,6 @@ annotations:
 {{- .Values.serviceAccount.name | default $default -}}
 {{- end -}}
 
-{{/* ServiceAccount of the Job that makes the key. */}}
-{{- define "vpn-gateway.keyServiceAccountName" -}}
-{{- if .Values.serviceAccount.create -}}
-{{- include "vpn-gateway.keySecretName" . -}}
-{{- else -}}
-{{- include "vpn-gateway.serviceAccountName" . -}}
-{{- end -}}
-{{- end -}}
-
-{{/* "true" when a Job makes the key, else empty. */}}
-{{- define "vpn-gateway.makesKey" -}}
-{{- if not .Values.server.privateKey.existingSecret }}true{{ end -}}
-{{- end -}}
-
-{{- define "vpn-gateway.keySecretName" -}}
-{{- .Values.server.privateKey.existingSecret | default (printf "%s-key" (include "vpn-gateway.fullname" .)) -}}
-{{- end -}}
-
 {{/* "true" when the Pod needs /dev/net/tun, else empty. */}}
 {{- define "vpn-gateway.usesTun" -}}
 {{- if ne .Values.server.dataPlane "kernel" }}true{{ end -}}
@@ -107,11 +89,11 @@ annotations:
 {{- .Values.server.publicEndpoint | splitList ":" | last | int -}}
 {{- end -}}
 
-{{/* server.drain in seconds; the schema holds it to the form 1h2m3s. */}}
-{{- define "vpn-gateway.drainSeconds" -}}
+{{/* A length of time in seconds; the schema holds it to the form 1h2m3s. Takes the text. */}}
+{{- define "vpn-gateway.seconds" -}}
 {{- $seconds := 0 -}}
 {{- range $unit, $length := dict "h" 3600 "m" 60 "s" 1 -}}
-{{- $count := regexFind (printf "[0-9]+%s" $unit) $.Values.server.drain | trimSuffix $unit -}}
+{{- $count := regexFind (printf "[0-9]+%s" $unit) $ | trimSuffix $unit -}}
 {{- $seconds = add $seconds (mul (int $count) $length) -}}
 {{- end -}}
 {{- $seconds -}}
@@ -120,7 +102,7 @@ annotations:
 {{/* Seconds from SIGTERM to SIGKILL: the drain, and 10 more to remove what the agent made. */}}
 {{- define "vpn-gateway.gracePeriodSeconds" -}}
 {{- if kindIs "invalid" .Values.terminationGracePeriodSeconds -}}
-{{- add (include "vpn-gateway.drainSeconds" .) 10 -}}
+{{- add (include "vpn-gateway.seconds" .Values.server.drain) 10 -}}
 {{- else -}}
 {{- int .Values.terminationGracePeriodSeconds -}}
 {{- end -}}
@@ -128,7 +110,8 @@ annotations:
 
 {{/*
 The agent's gateway.yaml: the sections of the values field for field, less what the agent
-gets in another way. Nobody naming the allowed destinations means everywhere. The Secrets are
+gets in another way. Nobody naming the allowed destinations means everywhere. Of keyRotation
+there is always what a key with a time needs, which somebody may also write by hand. The Secrets are
 named although they are mounted: a Pod of an older revision has this file, and not the mounts
 of Secrets that were added since; so it can tell. What the agent insists on comes last: a
 file that somebody cut short has peers missing, and must not pass.
@@ -148,6 +131,11 @@ file that somebody cut short has peers missing, and must not pass.
 {{- end -}}
 ipv6:
   {{- toYaml .Values.ipv6 | nindent 2 }}
+keyRotation:
+  server:
+    listenPort: {{ include "vpn-gateway.greenListenPort" . }}
+    overlap: {{ .Values.keyRotation.server.overlap }}
+    publicPort: {{ include "vpn-gateway.greenPublicPort" . }}
 peers:
 {{- range .Values.peers }}
 - {{ toYaml . | indent 2 | trim }}
@@ -155,7 +143,7 @@ peers:
 {{- end }}
 {{- range $section := list "peersFrom" "presharedKeys" }}
 {{ $section }}:
-  existingSecrets: {{ (get $.Values $section).existingSecrets | default list | toJson }}
+  existingSecrets: {{ include "vpn-gateway.mountedSecrets" (dict "root" $ "section" $section) }}
 {{- end }}
 routing:
   {{- toYaml $routing | nindent 2 }}

@@ -88,7 +88,7 @@ service.healthCheckNodePort {{ . }} is for type LoadBalancer with externalTraffi
 {{- end -}}
 {{- end -}}
 {{- if eq $service.type "ClusterIP" -}}
-{{- range $path, $port := dict "service.nodePort" $service.nodePort "service.health.nodePort" $service.health.nodePort -}}
+{{- range $path, $port := dict "keyRotation.server.nodePort" .Values.keyRotation.server.nodePort "service.nodePort" $service.nodePort "service.health.nodePort" $service.health.nodePort -}}
 {{- if int $port }}
 {{ $path }} {{ int $port }} is not for type ClusterIP; set service.type=NodePort or remove it
 {{- end -}}
@@ -136,32 +136,11 @@ podDisruptionBudget.maxUnavailable {{ toJson $max }} lets no Pod go and so block
 the name of all objects would be {{ $name | quote }}, which no Service can have; set fullnameOverride to lower-case letters, digits and "-", with a letter first
 {{- end -}}
 {{- $reserved := include "vpn-gateway.selectorLabels" . | fromYaml | keys | sortAlpha -}}
-{{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "service.labels" .Values.service.labels -}}
+{{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "keyRotation.podLabels" .Values.keyRotation.podLabels "service.labels" .Values.service.labels -}}
 {{- range $reserved -}}
 {{- if hasKey ($labels | default dict) . }}
 {{ $path }} has {{ . }}, by which the gateway's Pods are selected; remove it (nameOverride changes the name)
 {{- end -}}
 {{- end -}}
-{{- end -}}
-{{- end -}}
-
-{{/* Faults of the Secrets: one that is named twice, and a key for too many. One to a line. */}}
-{{- define "vpn-gateway.secretFaults" -}}
-{{- $seen := dict -}}
-{{- with .Values.server.privateKey.existingSecret -}}
-{{- $_ := set $seen . "server.privateKey.existingSecret" -}}
-{{- end -}}
-{{- range $field := list "presharedKeys" "peersFrom" -}}
-{{- range $i, $secret := (get $.Values $field).existingSecrets -}}
-{{- $path := printf "%s.existingSecrets[%d]" $field $i -}}
-{{- if hasKey $seen $secret }}
-{{ $path }} {{ $secret | quote }} is named by {{ get $seen $secret }} too; name each Secret once
-{{- else -}}
-{{- $_ := set $seen $secret $path -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if and (include "vpn-gateway.makesKey" .) .Values.rbac.create (eq (include "vpn-gateway.keyServiceAccountName" .) "default") }}
-serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret
 {{- end -}}
 {{- end -}}
