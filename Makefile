@@ -48,10 +48,10 @@ push: image ## Push the image to REGISTRY=registry.example.com/team
 deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
 	@go run ./tests/deps -vm
 
-.PHONY: test test-unit test-integration test-image test-cluster
+.PHONY: test test-unit test-integration test-image test-cluster test-externalsecrets
 test: ## Run every test that needs no cluster
 	@go run ./tests/deps -try -vm
-	@$(MAKE) -k test-unit test-integration test-image test-cluster
+	@$(MAKE) -k test-unit test-integration test-image test-cluster test-externalsecrets
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
 # By itself: what it measures would suffer from other tests beside it.
@@ -61,6 +61,9 @@ test-image:
 	@$(GOTEST) -name image -C ci/image -- ./...
 test-cluster:
 	@$(GOTEST) -name cluster -C tests/cluster -- ./internal/...
+# What the chart renders for External Secrets, against that controller's own code.
+test-externalsecrets:
+	@$(GOTEST) -name externalsecrets -C tests/externalsecrets -- ./...
 
 .PHONY: e2e
 e2e: ## Run the tests on a Kubernetes of the project's own (root; the first run builds it)
@@ -88,7 +91,7 @@ demo-down: ## Remove everything that demo-cluster made
 
 .PHONY: lint lint-selftest
 lint: lint-selftest ## Check the code, the floors of the design and the chart
-	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster; do \
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster tests/externalsecrets; do \
 		echo "golangci-lint $$module" && (cd $$module && $$golangci run) || exit 1; done
 	@for values in values/*.yaml; do \
 		echo "helm lint $$values" && $(TOOL) helm lint --strict --quiet charts/vpn-gateway -f $$values || exit 1; done
@@ -98,7 +101,7 @@ lint-selftest:
 
 .PHONY: fmt
 fmt: ## Format the Go code
-	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster; do \
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster tests/externalsecrets; do \
 		(cd $$module && $$golangci fmt) || exit 1; done
 
 .PHONY: docs docs-check
