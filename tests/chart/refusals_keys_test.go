@@ -46,6 +46,9 @@ var keyRefusals = []refusal{
 	{"rotation by the default ServiceAccount", "{serviceAccount: {create: false}, server: {privateKey: {existingSecret: mine}}, keyRotation: {enabled: true}}", []string{
 		"serviceAccount.create is false and serviceAccount.name names none, so that the right to rotate keys would go to every Pod of the namespace; set serviceAccount.name",
 	}},
+	{"gateway with the Jobs' rights", "{serviceAccount: {create: false, name: mine}, externalSecrets: {enabled: true, secretStoreRef: {name: vault}, peers: [{name: p, remoteKey: a}]}}", []string{
+		"serviceAccount.create is false, so that the gateway and the Jobs are one ServiceAccount, and with externalSecrets.enabled the gateway has its token, by which it could write Secrets; set serviceAccount.create to true",
+	}},
 	{"misspelt in keyRotation", "keyRotation: {server: {listenport: 1}}", []string{"at '/keyRotation/server': additional properties 'listenport' not allowed"}},
 	{"lead in days", "keyRotation: {lead: 1d}", []string{`at '/keyRotation/lead': '1d' does not match pattern '^(?:(?:0|[1-9][0-9]*)h)?(?:(?:0|[1-9][0-9]*)m)?(?:(?:0|[1-9][0-9]*)s)?$'`}},
 

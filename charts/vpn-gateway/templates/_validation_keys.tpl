@@ -26,11 +26,16 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- $account := include "vpn-gateway.keysAccountName" (dict "root" . "suffix" "key") -}}
-{{- if and .Values.rbac.create (eq $account "default") -}}
-{{- if include "vpn-gateway.makesKey" . }}
+{{- $makes := include "vpn-gateway.makesKey" . -}}
+{{- $writes := or $makes (include "vpn-gateway.rotations" . | fromJsonArray) -}}
+{{- if and $writes .Values.rbac.create (not .Values.serviceAccount.create) -}}
+{{- if ne (include "vpn-gateway.serviceAccountName" .) "default" -}}
+{{- if .Values.externalSecrets.enabled }}
+serviceAccount.create is false, so that the gateway and the Jobs are one ServiceAccount, and with externalSecrets.enabled the gateway has its token, by which it could write Secrets; set serviceAccount.create to true
+{{- end -}}
+{{- else if $makes }}
 serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret
-{{- else if include "vpn-gateway.rotations" . | fromJsonArray }}
+{{- else }}
 serviceAccount.create is false and serviceAccount.name names none, so that the right to rotate keys would go to every Pod of the namespace; set serviceAccount.name
 {{- end -}}
 {{- end -}}
