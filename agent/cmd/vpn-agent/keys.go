@@ -62,7 +62,7 @@ func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	if err != nil {
 		return err
 	}
-	done, err := rotate.Init(ctx, api, o.secret, o.key)
+	done, err := rotate.Init(ctx, api.Secrets(), o.secret, o.key)
 	if err != nil {
 		return err
 	}

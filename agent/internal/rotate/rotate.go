@@ -1,5 +1,6 @@
-// Package rotate makes the gateway's keys in the Secret that they live in. It is
-// what runs in the cluster beside the gateway, never inside it.
+// Package rotate makes the gateway's keys in the Secrets that they live in, and
+// has new ones take over from old ones by the clock. It is what runs in the cluster
+// beside the gateway, never inside it.
 package rotate
 
 import (
@@ -10,25 +11,33 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
-// ErrConflict says that a Secret was changed by somebody else since it was read.
+// ErrConflict says that an object was changed by somebody else since it was read.
 var ErrConflict = errors.New("changed in the meantime")
 
-// Secrets is what this package needs of a cluster: the Secrets of one
-// namespace, by name.
-type Secrets interface {
-	// Get reads a Secret.
-	Get(ctx context.Context, name string) (Secret, error)
-	// Merge adds data to a Secret, and leaves what else it holds alone,
-	// provided that its version is still that of what was read; else the error
-	// is [ErrConflict].
+// Store is the Secrets, or the ConfigMaps, of one namespace, by name.
+type Store interface {
+	// Get reads an object. The error of one that does not exist is known to
+	// apierrors.IsNotFound.
+	Get(ctx context.Context, name string) (Object, error)
+	// Merge writes entries of an object, or removes them where the value is nil,
+	// all at once, and leaves what else it holds alone, provided that its
+	// version is still that of what was read; else the error is [ErrConflict].
 	Merge(ctx context.Context, name, version string, data map[string][]byte) error
 }
 
-// Secret is what matters of a Kubernetes Secret.
-type Secret struct {
+// Object is what matters of a Secret or a ConfigMap.
+type Object struct {
 	// Version is its resourceVersion, opaque.
 	Version string
 	Data    map[string][]byte
+}
+
+// Pods is what this package needs of the Pods of one namespace.
+type Pods interface {
+	// List returns the names of those with the labels.
+	List(ctx context.Context, selector string) ([]string, error)
+	// Annotate sets annotations of a Pod; one that is gone is no error.
+	Annotate(ctx context.Context, name string, annotations map[string]string) error
 }
 
 // Initialized is the outcome of [Init].
@@ -39,15 +48,15 @@ type Initialized struct {
 	Made bool
 }
 
-// attempts bounds how often a Secret that keeps changing is read again. The
-// change that matters, another Init, comes once.
+// attempts bounds how often an object that keeps changing is read again. The
+// change that matters, another job of the same kind, comes once.
 const attempts = 5
 
 // Init sees to it that the Secret holds a private key (base64, as of wg genkey)
 // under the given name. It never overwrites anything: a key that is there stays,
 // and what is there but no key is an error that does not quote it. Of several at
 // once the first wins and the others find its key.
-func Init(ctx context.Context, secrets Secrets, secret, name string) (Initialized, error) {
+func Init(ctx context.Context, secrets Store, secret, name string) (Initialized, error) {
 	for range attempts {
 		have, err := secrets.Get(ctx, secret)
 		if err != nil {
@@ -72,5 +81,10 @@ func Init(ctx context.Context, secrets Secrets, secret, name string) (Initialize
 			return Initialized{}, err
 		}
 	}
-	return Initialized{}, fmt.Errorf("secret %s: %w, %d times in a row; find out who keeps writing to it", secret, ErrConflict, attempts)
+	return Initialized{}, busy("secret", secret)
+}
+
+// busy is the error after too many conflicts.
+func busy(kind, name string) error {
+	return fmt.Errorf("%s %s: %w, %d times in a row; find out who keeps writing to it", kind, name, ErrConflict, attempts)
 }

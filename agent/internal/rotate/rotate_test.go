@@ -26,24 +26,14 @@ func public(t *testing.T, private string) key.Public {
 	return k.Public()
 }
 
-func refuse(code int, reason, message string, methods ...string) func(http.ResponseWriter, string) bool {
-	return func(w http.ResponseWriter, method string) bool {
-		for _, m := range methods {
-			if m == method {
-				fail(w, code, reason, message)
-				return true
-			}
-		}
-		return false
-	}
-}
-
 func TestInit(t *testing.T) {
-	data := func(text string) map[string][]byte { return map[string][]byte{"privateKey": []byte(text)} }
-	other := map[string][]byte{"other": []byte("x")}
+	data := func(text string) map[string]string { return map[string]string{"privateKey": text} }
+	other := map[string]string{"other": "x"}
 	tests := []struct {
 		name   string
-		server fakeServer
+		data   map[string]string
+		others []map[string]string // what somebody else writes, before each of our patches
+		refuse func(http.ResponseWriter, *http.Request) bool
 		secret string // default: gateway
 		// made says that a new key is expected; else public, or an error with
 		// all of these parts.
@@ -52,77 +42,71 @@ func TestInit(t *testing.T) {
 		errors []string
 	}{
 		{name: "no data at all", made: true},
-		{name: "other data stays", server: fakeServer{data: other}, made: true},
-		{name: "an empty key", server: fakeServer{data: data("")}, made: true},
-		{name: "a key", server: fakeServer{data: data(mine)}, public: public(t, mine)},
-		{name: "a key with a newline", server: fakeServer{data: data(mine + "\n")}, public: public(t, mine)},
-		{name: "no key", server: fakeServer{data: data("verysecret")}, errors: []string{"secret gateway, key privateKey: not the base64 of 32 bytes", "not touched", "wg genkey"}},
-		{name: "white space", server: fakeServer{data: data("\n")}, errors: []string{"not the base64 of 32 bytes"}},
-		{name: "zero bytes", server: fakeServer{data: data(strings.Repeat("A", 43) + "=")}, errors: []string{"32 zero bytes"}},
-		{name: "another one was first", server: fakeServer{changeBeforePatch: []map[string][]byte{data(mine)}}, public: public(t, mine)},
-		{name: "another change at the same time", server: fakeServer{changeBeforePatch: []map[string][]byte{other}}, made: true},
-		{name: "never at rest", server: fakeServer{changeBeforePatch: []map[string][]byte{other, other, other, other, other, other}}, errors: []string{"changed in the meantime, 5 times"}},
-		{name: "no such Secret", secret: "gone", errors: []string{"read secret ns/gone", "secrets not found", "create it without data"}},
+		{name: "other data stays", data: other, made: true},
+		{name: "an empty key", data: data(""), made: true},
+		{name: "a key", data: data(mine), public: public(t, mine)},
+		{name: "a key with a newline", data: data(mine + "\n"), public: public(t, mine)},
+		{name: "no key", data: data("verysecret"), errors: []string{"secret gateway, key privateKey: not the base64 of 32 bytes", "not touched", "wg genkey"}},
+		{name: "white space", data: data("\n"), errors: []string{"not the base64 of 32 bytes"}},
+		{name: "zero bytes", data: data(strings.Repeat("A", 43) + "="), errors: []string{"32 zero bytes"}},
+		{name: "another one was first", others: []map[string]string{data(mine)}, public: public(t, mine)},
+		{name: "another change at the same time", others: []map[string]string{other}, made: true},
+		{name: "never at rest", others: []map[string]string{other, other, other, other, other, other}, errors: []string{"changed in the meantime, 5 times"}},
+		{name: "no such Secret", secret: "gone", errors: []string{"read secret ns/gone", "not found", "create it without data"}},
 		{
-			name: "may not read", server: fakeServer{refuse: refuse(http.StatusForbidden, "Forbidden", "no", http.MethodGet)},
-			errors: []string{"read secret ns/gateway", "let the service account get and patch"},
+			name: "may not read", refuse: refuse(http.StatusForbidden, "Forbidden", http.MethodGet),
+			errors: []string{"read secret ns/gateway", "let the service account get and patch this Secret"},
 		},
 		{
-			name: "may not write", server: fakeServer{refuse: refuse(http.StatusForbidden, "Forbidden", "no", http.MethodPatch)},
-			errors: []string{"write secret ns/gateway", "let the service account get and patch"},
+			name: "may not write", refuse: refuse(http.StatusForbidden, "Forbidden", http.MethodPatch),
+			errors: []string{"write secret ns/gateway", "let the service account get and patch this Secret"},
 		},
 		{
-			name: "an answer that is no Secret",
-			server: fakeServer{refuse: func(w http.ResponseWriter, _ string) bool {
-				_, _ = w.Write([]byte(`{"data":{"privateKey":"verysecret!"}}`))
-				return true
-			}},
+			name:   "an answer that is no Secret",
+			refuse: answer(`{"metadata":{"resourceVersion":"1"},"data":{"privateKey":"verysecret!"}}`),
 			errors: []string{"not a Secret in JSON"},
 		},
+		{name: "an answer without a version", refuse: answer(`{"data":{}}`), errors: []string{"not a Secret in JSON"}},
 	}
-	for i := range tests {
-		tt := &tests[i]
+	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			before := tt.server.data["privateKey"]
+			server := newFakeServer()
+			server.put("secrets/gateway", tt.data)
+			server.refuse = tt.refuse
+			for _, o := range tt.others {
+				server.beforePatch = append(server.beforePatch, func(f *fakeServer) { f.change("secrets/gateway", o) })
+			}
 			name := tt.secret
 			if name == "" {
 				name = "gateway"
 			}
-			got, err := Init(t.Context(), tt.server.api(t), name, "privateKey")
-			after := string(tt.server.data["privateKey"])
+			got, err := Init(t.Context(), server.api(t).Secrets(), name, "privateKey")
+			after := server.get("secrets/gateway")
 			switch {
 			case len(tt.errors) > 0:
-				if err == nil {
-					t.Fatalf("no error, want one with %q", tt.errors)
-				}
-				for _, part := range tt.errors {
-					if !strings.Contains(err.Error(), part) {
-						t.Errorf("error %q lacks %q", err, part)
-					}
-				}
-				if strings.Contains(err.Error(), "verysecret") {
+				wantError(t, err, tt.errors...)
+				if err != nil && strings.Contains(err.Error(), "verysecret") {
 					t.Errorf("error quotes the Secret: %v", err)
 				}
-				if after != string(before) {
-					t.Errorf("after the error the key changed from %d to %d bytes", len(before), len(after))
+				if before := tt.data["privateKey"]; after["privateKey"] != before {
+					t.Errorf("after the error the key changed from %d to %d bytes", len(before), len(after["privateKey"]))
 				}
 				return
 			case err != nil:
 				t.Fatal(err)
 			}
 			want := Initialized{Public: tt.public}
+			wantPatches := 0
 			if tt.made {
-				want = Initialized{Public: public(t, after), Made: true}
-				if n := len(tt.server.patches); n != 1 {
-					t.Errorf("%d patches, want 1", n)
-				}
-			} else if n := len(tt.server.patches); n != 0 {
-				t.Errorf("%d patches to a Secret that had its key", n)
+				want, wantPatches = Initialized{Public: public(t, after["privateKey"]), Made: true}, 1
+			}
+			if n := len(server.patches); n != wantPatches {
+				t.Errorf("%d patches, want %d", n, wantPatches)
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("outcome (-want +got):\n%s", diff)
 			}
-			if tt.server.data["other"] != nil && string(tt.server.data["other"]) != "x" {
+			if tt.data["other"] != after["other"] && len(tt.others) == 0 {
 				t.Error("other data was changed")
 			}
 		})
@@ -131,14 +115,15 @@ func TestInit(t *testing.T) {
 
 // Jobs of two releases of the chart may run at once: all end with one key.
 func TestInitAtOnce(t *testing.T) {
-	var server fakeServer
+	server := newFakeServer()
+	server.put("secrets/gateway", nil)
 	api := server.api(t)
 	const jobs = 4
 	outcomes := make([]Initialized, jobs)
 	var group sync.WaitGroup
 	for i := range jobs {
 		group.Go(func() {
-			got, err := Init(context.WithoutCancel(t.Context()), api, "gateway", "privateKey")
+			got, err := Init(context.WithoutCancel(t.Context()), api.Secrets(), "gateway", "privateKey")
 			if err != nil {
 				t.Error(err)
 			}
@@ -151,7 +136,7 @@ func TestInitAtOnce(t *testing.T) {
 		if o.Made {
 			made++
 		}
-		if want := public(t, string(server.data["privateKey"])); o.Public != want {
+		if want := public(t, server.get("secrets/gateway")["privateKey"]); o.Public != want {
 			t.Errorf("a job saw the key %s, the Secret has %s", o.Public, want)
 		}
 	}
