@@ -1,6 +1,9 @@
 // Package rotate makes the gateway's keys in the Secrets that they live in, and
 // has new ones take over from old ones by the clock. It is what runs in the cluster
 // beside the gateway, never inside it.
+//
+// What to do follows from what a Secret holds and the time, by pure functions
+// (server.go, preshared.go).
 package rotate
 
 import (
