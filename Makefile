@@ -71,8 +71,9 @@ e2e: ## Run the tests on a Kubernetes of the project's own (root; the first run 
 	@$(GOTEST) -name e2e -- -v -count=1 -tags e2e -timeout 90m -parallel 8 ./tests/e2e/...
 
 .PHONY: fuzz
-fuzz: ## Fuzz the parser of what users write, for FUZZTIME
+fuzz: ## Fuzz the parser of what users write and the rotation of keys, each for FUZZTIME
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/internal/spec
+	go test -run '^$$' -fuzz FuzzRotate -fuzztime $(FUZZTIME) ./agent/internal/rotate
 
 .PHONY: bench
 bench: ## Measure reload, metrics, throughput and memory; prints the README's table

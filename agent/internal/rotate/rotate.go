@@ -3,7 +3,7 @@
 // beside the gateway, never inside it.
 //
 // What to do follows from what a Secret holds and the time, by pure functions
-// (server.go, preshared.go).
+// (server.go, preshared.go); [Job] reads and writes around them.
 package rotate
 
 import (
