@@ -87,7 +87,7 @@ func recordSecrets(dir string) error {
 			return err
 		}
 		slashed := filepath.ToSlash(path)
-		if !strings.HasSuffix(slashed, "/key/privateKey") && !strings.Contains(slashed, "/psk/") {
+		if !strings.Contains(slashed, "/key/") && !strings.Contains(slashed, "/psk/") {
 			return nil
 		}
 		content, err := os.ReadFile(path)

@@ -3,6 +3,7 @@ package cli
 import (
 	"crypto/ecdh"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,8 @@ import (
 	"sync"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
 )
 
 // keypair CONF FILE: the private key of a wg-quick file is the other half of
@@ -117,14 +120,41 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, err = fmt.Fprintf(f, "%s %s %s\n", r.Method, r.URL.RequestURI(), body)
 		_ = f.Close()
 	}
+	if err == nil {
+		err = recordData(r.URL.Path, body)
+	}
 	if err != nil || len(s.replies) == 0 {
 		http.Error(w, "no reply left", http.StatusTeapot)
 		return
 	}
 	status, document, _ := strings.Cut(s.replies[0], " ")
 	s.replies = s.replies[1:]
+	if err := recordData(r.URL.Path, []byte(document)); err != nil {
+		http.Error(w, err.Error(), http.StatusTeapot)
+		return
+	}
 	code, _ := strconv.Atoi(status)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	_, _ = io.WriteString(w, document)
+}
+
+// recordData notes the keys in a Secret that a verb reads or writes, which it may
+// show nowhere else.
+func recordData(path string, document []byte) error {
+	var secret struct {
+		Data map[string][]byte `json:"data"`
+	}
+	if !strings.Contains(path, "/secrets/") || json.Unmarshal(document, &secret) != nil {
+		return nil
+	}
+	for _, content := range secret.Data {
+		if len(content) != 44 { // one of the bad ones, or one that is removed
+			continue
+		}
+		if err := testenv.AppendSecret(string(content)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

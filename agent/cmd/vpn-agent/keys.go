@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/rotate"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 )
 
@@ -19,14 +22,51 @@ func newKeysCommand(env environment) *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newKeysInitCommand(env))
+	cmd.AddCommand(newKeysInitCommand(env), newKeysRotateCommand(env), newKeysShowCommand(env))
 	return cmd
 }
 
-type keysInitOptions struct {
+// defaultOverlap is a week: time for whoever is away to come back.
+const defaultOverlap = 168 * time.Hour
+
+// clusterOptions are those of every verb that speaks to the API server.
+type clusterOptions struct {
 	rotate.APIOptions
+	timeout time.Duration
+}
+
+func (o *clusterOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.Namespace, "namespace", "", "namespace of the Secret; default: the Pod's own, or that of the kubeconfig's current context")
+	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; default: the service account of the Pod")
+	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to try")
+}
+
+// publishOptions are those of every verb that fills the ConfigMap.
+type publishOptions struct{ rotate.Publication }
+
+func (o *publishOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.ConfigMap, "publish", "", "ConfigMap that exists, to write the gateway's public keys to")
+	f.StringVar(&o.Endpoints.Blue, "endpoint", "", "host:port of slot blue, for --publish")
+	f.StringVar(&o.Endpoints.Green, "green-endpoint", "", "host:port of slot green, for --publish")
+	f.DurationVar(&o.Overlap, "overlap", defaultOverlap, "how long a server key is answered after the next one came in force")
+}
+
+func (o *publishOptions) validate() error {
+	for _, flag := range []struct{ name, value string }{{"--endpoint", o.Endpoints.Blue}, {"--green-endpoint", o.Endpoints.Green}} {
+		if flag.value == "" {
+			continue
+		}
+		if _, err := spec.ParseEndpoint(flag.value); err != nil {
+			return fmt.Errorf("%s %q: %w; write it like vpn.example.com:51820", flag.name, flag.value, err)
+		}
+	}
+	return nil
+}
+
+type keysInitOptions struct {
+	clusterOptions
+	publishOptions
 	secret, key string
-	timeout     time.Duration
 }
 
 func newKeysInitCommand(env environment) *cobra.Command {
@@ -37,7 +77,7 @@ func newKeysInitCommand(env environment) *cobra.Command {
 		Long: "Make the gateway's private key in a Secret that exists, and do nothing where it has one. Nothing is ever " +
 			"overwritten, so that it may run any number of times and many at once. The public key is logged.\n\n" +
 			"It is what the chart's Job runs. It needs the verbs get and patch on that one Secret, by the service account of the " +
-			"Pod or by --kubeconfig.",
+			"Pod or by --kubeconfig, and with --publish on the ConfigMap too.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
@@ -48,15 +88,20 @@ func newKeysInitCommand(env environment) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.secret, "secret", "", "name of the Secret (required)")
 	f.StringVar(&o.key, "key", "privateKey", "key of the Secret to write the private key to")
-	f.StringVar(&o.Namespace, "namespace", "", "namespace of the Secret; default: the Pod's own, or that of the kubeconfig's current context")
-	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; default: the service account of the Pod")
-	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to try")
+	o.clusterOptions.register(f)
+	o.publishOptions.register(f)
 	return cmd
 }
 
 func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	if o.secret == "" || o.key == "" {
 		return errors.New("keys init needs --secret NAME, the Secret to write to, and a --key that is not empty")
+	}
+	if o.ConfigMap != "" && o.Endpoints.Blue == "" {
+		return errors.New("--publish needs --endpoint, where clients reach the gateway")
+	}
+	if err := o.validate(); err != nil {
+		return err
 	}
 	api, err := rotate.NewAPI(o.APIOptions)
 	if err != nil {
@@ -73,5 +118,8 @@ func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	} else {
 		log.Info("private key was there already, nothing to do")
 	}
-	return nil
+	if o.ConfigMap == "" {
+		return nil
+	}
+	return rotate.PublishServer(ctx, api.Secrets(), api.ConfigMaps(), o.secret, o.key, time.Now(), o.Publication)
 }
