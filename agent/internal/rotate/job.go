@@ -88,7 +88,7 @@ func (j Job) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, j.publishFailure(ctx, err))
 	}
-	j.report(done)
+	j.report(ctx, done)
 	err = j.publish(ctx, Run{Result: done.result, Message: done.message})
 	if err != nil {
 		err = fmt.Errorf("the keys are as they should be, but not what is said of them; run it again: %w", err)
@@ -118,7 +118,7 @@ func (j Job) rotate(ctx context.Context) (step, error) {
 			return done, err
 		}
 	}
-	return step{}, busy("secret", j.target())
+	return step{}, busy("secret", j.target(), attempts)
 }
 
 func (j Job) read(ctx context.Context) (r reading, version string, err error) {
@@ -149,16 +149,17 @@ func (j Job) plan(r reading) (step, error) {
 	return planServer(r, j.Key, key.GeneratePrivate)
 }
 
-func (j Job) report(s step) {
-	level, message := slog.LevelInfo, "next key made"
-	if s.result == Unchanged {
-		message = "nothing to rotate"
-	}
+func (j Job) report(ctx context.Context, s step) {
+	level := slog.LevelInfo
 	if s.warn {
 		level = slog.LevelWarn
 	}
 	attrs := append([]slog.Attr{slog.String("kind", string(j.Kind)), slog.String("reason", s.message)}, s.attrs...)
-	j.Log.LogAttrs(context.Background(), level, message, attrs...)
+	if s.result == Rotated {
+		j.Log.LogAttrs(ctx, level, "next key made", attrs...)
+	} else {
+		j.Log.LogAttrs(ctx, level, "nothing to rotate", attrs...)
+	}
 }
 
 // publish writes down the run and, unless it failed, which server keys there are.
@@ -212,7 +213,7 @@ func (j Job) annotate(ctx context.Context, s step) error {
 		errs = append(errs, j.Pods.Annotate(ctx, pod, map[string]string{ChangedAnnotation: stamp(j.Now())}))
 	}
 	if len(pods) > 0 {
-		j.Log.Info("pods annotated, so that their mounts are renewed at once", "pods", pods)
+		j.Log.InfoContext(ctx, "pods annotated, so that their mounts are renewed at once", "pods", pods)
 	}
 	return errors.Join(errs...)
 }

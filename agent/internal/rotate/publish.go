@@ -163,11 +163,15 @@ func published(text string) string {
 	return text
 }
 
+// publishAttempts are more than attempts, since there may be many jobs, one for each
+// Secret, that start at one time and share the ConfigMap.
+const publishAttempts = 30
+
 // publish merges into the ConfigMap what patch makes of its data. What else patch
 // goes by it has to read itself, then and not before: of two jobs at once the last
 // one to write has then seen what the other one did.
 func publish(ctx context.Context, configMaps Store, name string, patch func(have map[string][]byte) (map[string][]byte, error)) error {
-	for range attempts {
+	for range publishAttempts {
 		have, err := configMaps.Get(ctx, name)
 		if err != nil {
 			return err
@@ -181,7 +185,7 @@ func publish(ctx context.Context, configMaps Store, name string, patch func(have
 			return err
 		}
 	}
-	return busy("configmap", name)
+	return busy("configmap", name, publishAttempts)
 }
 
 // Publication is where to say which server keys there are.

@@ -84,10 +84,10 @@ func Init(ctx context.Context, secrets Store, secret, name string) (Initialized,
 			return Initialized{}, err
 		}
 	}
-	return Initialized{}, busy("secret", secret)
+	return Initialized{}, busy("secret", secret, attempts)
 }
 
 // busy is the error after too many conflicts.
-func busy(kind, name string) error {
-	return fmt.Errorf("%s %s: %w, %d times in a row; find out who keeps writing to it", kind, name, ErrConflict, attempts)
+func busy(kind, name string, times int) error {
+	return fmt.Errorf("%s %s: %w, %d times in a row; find out who keeps writing to it", kind, name, ErrConflict, times)
 }

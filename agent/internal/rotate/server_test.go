@@ -1,6 +1,7 @@
 package rotate
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -223,7 +224,7 @@ func TestPlanServer(t *testing.T) {
 			if got.result != tt.result || got.warn != tt.warn {
 				t.Errorf("result %s, warn %t; want %s, %t", got.result, got.warn, tt.result, tt.warn)
 			}
-			wantError(t, fmt.Errorf("%s", got.message), tt.message...)
+			wantError(t, errors.New(got.message), tt.message...)
 			wantNoKeys(t, fmt.Sprint(got.message, got.attrs), r.data, r.mounted, map[string][]byte{made: []byte(testKey(made))})
 		})
 	}
