@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/rotate"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
@@ -35,7 +34,8 @@ type clusterOptions struct {
 	timeout time.Duration
 }
 
-func (o *clusterOptions) register(f *pflag.FlagSet) {
+func (o *clusterOptions) register(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&o.Namespace, "namespace", "", "namespace of the Secret; default: the Pod's own, or that of the kubeconfig's current context")
 	f.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig file; default: the service account of the Pod")
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to try")
@@ -44,7 +44,8 @@ func (o *clusterOptions) register(f *pflag.FlagSet) {
 // publishOptions are those of every verb that fills the ConfigMap.
 type publishOptions struct{ rotate.Publication }
 
-func (o *publishOptions) register(f *pflag.FlagSet) {
+func (o *publishOptions) register(cmd *cobra.Command) {
+	f := cmd.Flags()
 	f.StringVar(&o.ConfigMap, "publish", "", "ConfigMap that exists, to write the gateway's public keys to")
 	f.StringVar(&o.Endpoints.Blue, "endpoint", "", "host:port of slot blue, for --publish")
 	f.StringVar(&o.Endpoints.Green, "green-endpoint", "", "host:port of slot green, for --publish")
@@ -88,8 +89,8 @@ func newKeysInitCommand(env environment) *cobra.Command {
 	f := cmd.Flags()
 	f.StringVar(&o.secret, "secret", "", "name of the Secret (required)")
 	f.StringVar(&o.key, "key", "privateKey", "key of the Secret to write the private key to")
-	o.clusterOptions.register(f)
-	o.publishOptions.register(f)
+	o.clusterOptions.register(cmd)
+	o.publishOptions.register(cmd)
 	return cmd
 }
 

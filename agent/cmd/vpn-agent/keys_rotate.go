@@ -46,8 +46,8 @@ func newKeysRotateCommand(env environment) *cobra.Command {
 	f.StringVar(&o.job.Key, "key", "privateKey", "key of the Secret with the server key that has no time")
 	f.DurationVar(&o.job.Lead, "lead", 10*time.Minute, "when the next key comes in force, from now; more than mounts take to be renewed everywhere")
 	f.StringVar(&o.job.AnnotatePods, "annotate-pods", "", "label selector of Pods to annotate with "+rotate.ChangedAnnotation+", so that the kubelet renews their mounts at once")
-	o.clusterOptions.register(f)
-	o.publishOptions.register(f)
+	o.clusterOptions.register(cmd)
+	o.publishOptions.register(cmd)
 	return cmd
 }
 

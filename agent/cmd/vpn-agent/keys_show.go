@@ -59,7 +59,7 @@ func newKeysShowCommand(env environment) *cobra.Command {
 	f.StringVar(&o.configDir, "config-dir", "", "the gateway's configuration directory; default: "+defaultConfigDir+" where that exists")
 	f.DurationVar(&o.overlap, "overlap", defaultOverlap, "how long a server key is answered after the next one came in force; from the configuration directory where that says it")
 	f.StringVar(&o.output, "output", "text", "text or json")
-	o.register(f)
+	o.register(cmd)
 	return cmd
 }
 
