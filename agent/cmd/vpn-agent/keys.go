@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,8 +68,12 @@ func (o *publishOptions) validate() error {
 type keysInitOptions struct {
 	clusterOptions
 	publishOptions
-	secret, key string
+	secret, source, key string
+	makeAfter           time.Duration
 }
+
+// target is the Secret that is written.
+func (o keysInitOptions) target() string { return cmp.Or(o.source, o.secret) }
 
 func newKeysInitCommand(env environment) *cobra.Command {
 	var o keysInitOptions
@@ -77,17 +82,21 @@ func newKeysInitCommand(env environment) *cobra.Command {
 		Short: "Make the gateway's private key in a Secret, once",
 		Long: "Make the gateway's private key in a Secret that exists, and do nothing where it has one. Nothing is ever " +
 			"overwritten, so that it may run any number of times and many at once. The public key is logged.\n\n" +
+			"With --source, where keys are pushed to a backend, the key that this has comes first: it is copied from --secret, " +
+			"and one is made only where --make-after says so.\n\n" +
 			"It is what the chart's Job runs. It needs the verbs get and patch on that one Secret, by the service account of the " +
-			"Pod or by --kubeconfig, and with --publish on the ConfigMap too.",
+			"Pod or by --kubeconfig, and with --publish on the ConfigMap too. With --source these are for that one, and get for --secret.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout+o.makeAfter)
 			defer cancel()
 			return keysInit(ctx, env, o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.secret, "secret", "", "name of the Secret (required)")
+	f.StringVar(&o.source, "source", "", "Secret to write to instead, which a PushSecret pushes to where that of --secret comes from")
+	f.DurationVar(&o.makeAfter, "make-after", 0, "with --source: how long to wait for a key in --secret before one is made; 0s: none is made")
 	f.StringVar(&o.key, "key", "privateKey", "key of the Secret to write the private key to")
 	o.clusterOptions.register(cmd)
 	o.publishOptions.register(cmd)
@@ -98,8 +107,13 @@ func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	if o.secret == "" || o.key == "" {
 		return errors.New("keys init needs --secret NAME, the Secret to write to, and a --key that is not empty")
 	}
-	if o.ConfigMap != "" && o.Endpoints.Blue == "" {
+	switch {
+	case o.ConfigMap != "" && o.Endpoints.Blue == "":
 		return errors.New("--publish needs --endpoint, where clients reach the gateway")
+	case o.source == o.secret:
+		return fmt.Errorf("--source %q is --secret already; leave it out", o.source)
+	case o.makeAfter < 0 || o.makeAfter > 0 && o.source == "":
+		return fmt.Errorf("--make-after %s is for --source, and not less than zero; without --source a key is made at once", o.makeAfter)
 	}
 	if err := o.validate(); err != nil {
 		return err
@@ -108,12 +122,12 @@ func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	if err != nil {
 		return err
 	}
-	done, err := rotate.Init(ctx, api.Secrets(), o.secret, o.key)
+	done, err := o.run(ctx, api.Secrets())
 	if err != nil {
 		return err
 	}
 	log := telemetry.NewLogger(env.Err, slog.LevelInfo).
-		With("secret", api.Namespace()+"/"+o.secret, "publicKey", done.Public.String())
+		With("secret", api.Namespace()+"/"+o.target(), "publicKey", done.Public.String())
 	if done.Made {
 		log.Info("private key made")
 	} else {
@@ -122,5 +136,23 @@ func keysInit(ctx context.Context, env environment, o keysInitOptions) error {
 	if o.ConfigMap == "" {
 		return nil
 	}
-	return rotate.PublishServer(ctx, api.Secrets(), api.ConfigMaps(), o.secret, o.key, time.Now(), o.Publication)
+	return rotate.PublishServer(ctx, api.Secrets(), api.ConfigMaps(), o.target(), o.key, time.Now(), o.Publication)
+}
+
+func (o keysInitOptions) run(ctx context.Context, secrets rotate.Store) (rotate.Initialized, error) {
+	if o.source == "" {
+		return rotate.Init(ctx, secrets, o.secret, o.key)
+	}
+	return rotate.Adopt(ctx, secrets, rotate.AdoptOptions{
+		Secret: o.secret, Source: o.source, Key: o.key, MakeAfter: o.makeAfter, Now: time.Now, Sleep: sleep,
+	})
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
 }
