@@ -186,11 +186,6 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 			errs = append(errs, d.addRoutes(p.Tunnels[i].Link.AddRoutes))
 		}
 	}
-	for i, d := range changed {
-		if d != nil {
-			errs = append(errs, d.removeRoutes(p.Tunnels[i].Link.RemoveRoutes))
-		}
-	}
 	for _, name := range p.Forward {
 		err := setForwarding(name, true)
 		if err == nil && !slices.Contains(t.forwarded, name) {
@@ -198,12 +193,18 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 		}
 		errs = append(errs, err)
 	}
-	if err := errors.Join(errs...); err != nil {
-		return err // what goes may still be needed
+	if errors.Join(errs...) == nil { // else what goes may still be needed
+		for _, change := range p.Tunnels {
+			if change.Remove {
+				errs = append(errs, t.remove(change.Slot))
+			}
+		}
 	}
-	for _, change := range p.Tunnels {
-		if change.Remove {
-			errs = append(errs, t.remove(change.Slot))
+	// Not before: where a tunnel takes over the pools of one that goes, the routes
+	// to single peers lead past the route of the same pool that the other still has.
+	for i, d := range changed {
+		if d != nil {
+			errs = append(errs, d.removeRoutes(p.Tunnels[i].Link.RemoveRoutes))
 		}
 	}
 	return errors.Join(errs...)
