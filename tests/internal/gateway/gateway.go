@@ -32,8 +32,12 @@ import (
 // ContainerName is the name of the agent's container in the chart.
 const ContainerName = "gateway"
 
-// Port is the UDP port of a gateway, in the Pod and outside.
-const Port = 51820
+// Port is the UDP port of a gateway, in the Pod and outside, and GreenPort that of
+// its server keys of slot green.
+const (
+	Port      = 51820
+	GreenPort = 51821
+)
 
 // Root returns the repository's root directory, from anywhere inside it.
 func Root() (string, error) {
@@ -96,9 +100,10 @@ type Gateway struct {
 	// Endpoint is what clients dial.
 	Endpoint netip.AddrPort
 
-	mu   sync.Mutex
-	spec corev1.PodSpec
-	keys []wgclient.Secret // all that it was ever given
+	mu     sync.Mutex
+	spec   corev1.PodSpec
+	keys   []wgclient.Secret // all that it was ever given
+	secret *corev1.Secret    // of the key
 }
 
 // Start starts a gateway. It returns when the process is there;
@@ -114,7 +119,8 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.fillKey(o.PrivateKey); err != nil {
+	secret, err := r.fillKey(o.PrivateKey)
+	if err != nil {
 		return nil, err
 	}
 	network, index, err := o.Topology.AddPod()
@@ -128,12 +134,14 @@ func Start(ctx context.Context, o Options) (*Gateway, error) {
 	}
 	g := &Gateway{
 		Interface: r.link, PrivateKey: o.PrivateKey,
-		spec: r.spec, keys: append(o.Config.keys(), o.PrivateKey),
+		spec: r.spec, keys: append(o.Config.keys(), o.PrivateKey), secret: secret,
 		Endpoint: netip.AddrPortFrom(o.Topology.PublicIP(), Port),
 	}
 	ip := o.Topology.PodIP(index)
-	if err := o.Topology.Publish(g.Endpoint, netip.AddrPortFrom(ip, Port)); err != nil {
-		return nil, err
+	for _, port := range []uint16{Port, GreenPort} {
+		if err := o.Topology.Publish(netip.AddrPortFrom(g.Endpoint.Addr(), port), netip.AddrPortFrom(ip, port)); err != nil {
+			return nil, err
+		}
 	}
 	g.Pod, err = podrun.Start(ctx, podrun.Options{
 		Name: fmt.Sprintf("vpn-gateway-%d", index), Spec: r.spec, Objects: r.objects,
@@ -252,15 +260,15 @@ type rendered struct {
 
 // fillKey adds the Secret of the gateway's key, which the chart renders without
 // data, as it is after the chart's Job has run.
-func (r *rendered) fillKey(k wgclient.Secret) error {
+func (r *rendered) fillKey(k wgclient.Secret) (*corev1.Secret, error) {
 	secret, err := chart.Get[*corev1.Secret](r.chart, "")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	filled := secret.DeepCopy()
 	filled.Data = map[string][]byte{"privateKey": []byte(k.Reveal())}
 	r.objects = append(r.objects, filled)
-	return nil
+	return filled, nil
 }
 
 func (c Config) render() (*rendered, error) {

@@ -39,6 +39,16 @@ type Readiness struct {
 	DataPlane  string      `json:"dataPlane"`
 	Reason     string      `json:"reason"`
 	PublicKey  string      `json:"publicKey"`
+	Identities []Identity  `json:"identities"`
+}
+
+// Identity is a server key that the gateway answers to.
+type Identity struct {
+	PublicKey  string    `json:"publicKey"`
+	Slot       string    `json:"slot"`
+	ListenPort uint16    `json:"listenPort"`
+	InForce    bool      `json:"inForce"`
+	Retires    time.Time `json:"retires"`
 }
 
 // Condition is one thing that readiness depends on.

@@ -259,6 +259,9 @@ func (s *Stream) note(sequence uint64, sent, now time.Duration) {
 	}
 }
 
+// To is where the stream goes.
+func (s *Stream) To() netip.AddrPort { return s.options.To }
+
 // Sent returns the number of packets sent so far.
 func (s *Stream) Sent() uint64 { return s.sent.Load() }
 

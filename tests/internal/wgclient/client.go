@@ -304,6 +304,44 @@ func (c *Client) Sync(config Config) error {
 	return c.setconf("syncconf")
 }
 
+// MoveTo has the client take another identity of its gateway, as one does that
+// knows both: the new peer is called beside the old one, and once it answers, what
+// goes through the tunnel goes to it, in one step. The old peer's allowed IPs and
+// pre-shared key become the new one's.
+func (c *Client) MoveTo(ctx context.Context, publicKey, endpoint string) error {
+	old := c.config.Peers[0]
+	text, file := "", "/dev/null"
+	if !old.PresharedKey.IsZero() {
+		text, file = old.PresharedKey.Reveal(), "/dev/stdin"
+	}
+	// The keepalive makes it call at once.
+	if _, err := c.runWith(text, "set", c.name, "peer", publicKey, "preshared-key", file, "endpoint", endpoint, "persistent-keepalive", "5"); err != nil {
+		return err
+	}
+	for {
+		met, err := c.LatestHandshake(publicKey)
+		if err != nil {
+			return err
+		}
+		if !met.IsZero() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("WireGuard client %s: %s does not answer: %w", c.name, publicKey, ctx.Err())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	var allowed []string
+	for _, a := range old.AllowedIPs {
+		allowed = append(allowed, a.String())
+	}
+	_, err := c.Run("set", c.name, "peer", publicKey, "allowed-ips", strings.Join(allowed, ","),
+		"persistent-keepalive", strconv.Itoa(old.PersistentKeepalive), "peer", old.PublicKey, "remove")
+	c.config.Peers[0].PublicKey, c.config.Peers[0].Endpoint = publicKey, endpoint
+	return err
+}
+
 // LatestHandshake returns the time of the newest handshake with the peer, in
 // whole seconds; zero if there was none.
 func (c *Client) LatestHandshake(peer string) (time.Time, error) {
