@@ -36,6 +36,9 @@ const (
 	pollInterval = 2 * time.Second
 	// sessionsInterval is how soon a peer that came or went is logged.
 	sessionsInterval = 5 * time.Second
+	// externalInterval is how soon it is known that a Secret is not refreshed any
+	// more, or is again.
+	externalInterval = 15 * time.Second
 	shutdownTimeout  = 2 * time.Second
 )
 
@@ -43,6 +46,7 @@ type gatewayOptions struct {
 	configDir, httpAddress, healthAddress string
 	logLevel                              slog.LevelVar
 	resync                                time.Duration
+	externalSecrets                       []string
 }
 
 func newGatewayCommand(env environment) *cobra.Command {
@@ -70,6 +74,7 @@ func newGatewayCommand(env environment) *cobra.Command {
 	f.StringVar(&o.httpAddress, "http-address", ":8080", "where to serve /healthz, /readyz and /metrics")
 	f.StringVar(&o.healthAddress, "health-address", "", "TCP address that accepts only while ready, for load balancers that cannot probe UDP; empty is off")
 	f.TextVar(&o.logLevel, "log-level", &o.logLevel, "least level to log: debug, info, warn or error")
+	f.StringSliceVar(&o.externalSecrets, "external-secrets", nil, "ExternalSecrets of the Pod's namespace to report on, by name: whether they are still refreshed; it takes the right to get them")
 	f.DurationVar(&o.resync, "resync", 30*time.Second, "how often to compare everything without an event")
 	return cmd
 }
@@ -149,7 +154,11 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
 		Reloading: mem.reloading,
 	})
-	handler := telemetry.NewHandler(telemetry.Options{Status: loop.Status, EachPeer: dev.EachPeer, Registry: registry, Log: log})
+	status, err := withExternalSecrets(ctx, o.externalSecrets, log, registry, loop.Status)
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
+	handler := telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log})
 	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
 		return errors.Join(err, dev.Close())
 	}

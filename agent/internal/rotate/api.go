@@ -54,7 +54,7 @@ func NewAPI(o APIOptions) (*API, error) {
 	config.GroupVersion = &version
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	config.UserAgent = fieldManager
-	config.QPS = -1 // no limit of the client's own: a job makes a few requests and ends
+	config.QPS = -1                           // no limit of the client's own: a job makes a few requests and ends
 	config.WarningHandler = rest.NoWarnings{} // it would write to standard error by itself
 	client, err := rest.RESTClientFor(config)
 	if err != nil {

@@ -38,6 +38,7 @@ const (
 	rotationOK
 	rotationTime
 	movedPeers
+	externalSecrets
 	buildInfo
 	deviceInfo
 
@@ -78,6 +79,7 @@ func catalogue() []metric {
 		rotationOK:       {"vpn_gateway_key_rotation_last_run_successful", gauge, "Whether the last job that was to rotate keys succeeded, by kind; missing where no job has run yet.", []string{"kind"}},
 		rotationTime:     {"vpn_gateway_key_rotation_last_run_timestamp_seconds", gauge, "UNIX timestamp of the last job that was to rotate keys, by kind.", []string{"kind"}},
 		movedPeers:       {"vpn_gateway_moved_peers", gauge, "Number of peers that use the newer of two server keys.", nil},
+		externalSecrets:  {"vpn_gateway_external_secret_ready", gauge, "Whether the last refresh of an ExternalSecret from its backend succeeded; missing where none is used.", []string{"name"}},
 		buildInfo:        {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
 		deviceInfo:       {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
 

@@ -84,6 +84,7 @@ func (c *statusCollector) Describe(out chan<- *prometheus.Desc) {
 		switch {
 		case id == reloadDuration, id == runDuration, id == peerEvents: // of Instruments
 		case id == stoppedPackets: // of stoppedCollector
+		case id == externalSecrets: // of externalCollector
 		case id >= dumpOK: // of exposition
 		default:
 			out <- d

@@ -94,6 +94,7 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	t.Helper()
 	reg := NewRegistry()
 	RegisterStopped(reg, func() (map[string]uint64, error) { return map[string]uint64{"spoofed": 3, "isolated": 0}, nil })
+	RegisterExternalSecrets(reg, func() map[string]bool { return map[string]bool{"keys": true, "peers": false} })
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
 		Status: func() Status { return s },

@@ -75,6 +75,8 @@ var wantRegistry = []string{
 	`vpn_gateway_config_reloads_total{result="success"} 7`,
 	`vpn_gateway_configured_peers 2`,
 	`vpn_gateway_data_plane_info{data_plane="userspace",reason="kernel: \"operation not supported\"\n\\ ` + "\uFFFD" + `"} 1`,
+	`vpn_gateway_external_secret_ready{name="keys"} 1`,
+	`vpn_gateway_external_secret_ready{name="peers"} 0`,
 	`vpn_gateway_key_in_force_since_timestamp_seconds{kind="preshared"} 1.6e+09`,
 	`vpn_gateway_key_in_force_since_timestamp_seconds{kind="server"} 0`,
 	`vpn_gateway_key_next_activation_timestamp_seconds{kind="preshared"} 0`,
