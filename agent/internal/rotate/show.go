@@ -67,9 +67,9 @@ func rows[K secretKey](l *line[K], now time.Time, overlap time.Duration, row fun
 		r := row(d)
 		r.Entry, r.From, r.Retires = show(d.entry), d.from, l.retires(i, overlap)
 		switch {
-		case i == current:
+		case i == current && (!d.from.After(now) || i == l.copied):
 			r.State = Current
-		case i > current:
+		case i >= current: // of a peer that has no key until then, too
 			r.State = Next
 		case l.retired(i, now, overlap):
 			r.State = Retired

@@ -82,6 +82,7 @@ func TestShow(t *testing.T) {
 				"preshared | carol." + at(0) + " | carol | current | 0s | ",
 			},
 		},
+		{name: "a peer has no key yet", preshared: named{"alice." + at(lead): "a1"}, want: []string{"preshared | alice." + at(lead) + " | alice | next |  | in force in 10m0s"}},
 		{name: "nothing", server: named{}},
 	}
 	for _, tt := range tests {
