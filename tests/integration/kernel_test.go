@@ -45,6 +45,7 @@ func TestKernel(t *testing.T) {
 	t.Run("same again", func(t *testing.T) { testSameAgain(t, o) })
 	t.Run("killed", func(t *testing.T) { testKilledInKernel(t, o) })
 	t.Run("changed while killed", func(t *testing.T) { testChangedWhileKilled(t, o) })
+	t.Run("server key", func(t *testing.T) { testServerKeyInKernel(t, o) })
 	t.Run("drain", func(t *testing.T) { testDrain(t, "kernel", true) })
 }
 
@@ -124,6 +125,54 @@ func testChangedWhileKilled(t *testing.T, o *office) {
 	}
 }
 
+// testServerKeyInKernel goes through a rotation of the server key, with the agent
+// killed in the middle of it.
+func testServerKeyInKernel(t *testing.T, o *office) {
+	green, err := wgclient.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	setKeys := func(from time.Time, identities int) {
+		t.Helper()
+		if _, err := o.SetKeys(map[string]wgclient.Secret{gateway.Dated("green", from): green}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Await(t.Context(), "the server keys to be answered to", func(r gateway.Readiness) bool {
+			return len(r.Identities) == identities && r.Identities[identities-1].ListenPort == gateway.GreenPort
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	from := inSeconds(2)
+	o.underStream(t, func() { setKeys(from, 2) })
+	o.underStream(t, func() { until(from.Add(time.Second)) })
+
+	s := startStream(t, o.Clients[0], o.target, o.rate)
+	file := o.client.Config()
+	file.Peers[0].PublicKey, file.Peers[0].Endpoint = green.Public(), o.GreenEndpoint().String()
+	if err := o.client.Sync(file); err != nil {
+		t.Fatal(err)
+	}
+	await(t, s, uint64(o.rate))
+	r := s.Stop(time.Second)
+	t.Logf("the client moves by its file: %s, outage %d ms", r, r.LongestLoss.Milliseconds())
+	if r.Lost > uint64(o.rate) {
+		t.Errorf("%d packets lost, want no more than those of a second", r.Lost)
+	}
+
+	o.underStream(t, func() {
+		if _, err := o.Container().Kill(); err != nil {
+			t.Fatal(err)
+		}
+		o.restart(t)
+	})
+	if r := o.readiness(t); len(r.Identities) != 2 {
+		t.Errorf("after the agent was killed: %+v, want both keys to be answered to", r.Identities)
+	}
+	// A key that has been in force for long enough lets the other one retire.
+	o.underStream(t, func() { setKeys(time.Now().Add(-8*24*time.Hour), 1) })
+}
+
 func (o *office) restart(t *testing.T) {
 	t.Helper()
 	if err := o.Container().Start(); err != nil {
@@ -176,7 +225,7 @@ func testInVirtualMachine(t *testing.T) {
 		// What the gateway needs, its client, and the network around them.
 		Modules: []string{
 			"wireguard", "nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_objref", "nft_reject_inet",
-			"bridge", "tun", "veth",
+			"nft_limit", "nft_log", "nfnetlink_log", "bridge", "tun", "veth",
 		},
 		ConsoleLog: filepath.Join(logs, "console.log"),
 		Output:     &out,
