@@ -82,10 +82,15 @@ func (r *Reconciler) lookAtPeers() error {
 	if tunnels := r.desired.Tunnels; len(tunnels) != 2 {
 		return r.look(func(visit func(*state.ObservedPeer)) error { return r.Device.EachPeer(tunnels[0].Slot, visit) })
 	}
+	return r.lookAtSlots(r.desired.Tunnels[0].Slot, r.desired.Tunnels[1].Slot)
+}
+
+// lookAtSlots does so for two tunnels, the older one first.
+func (r *Reconciler) lookAtSlots(slots ...key.Slot) error {
 	var both [2]map[key.Public]state.ObservedPeer
-	for i, t := range r.desired.Tunnels {
+	for i, slot := range slots {
 		both[i] = map[key.Public]state.ObservedPeer{}
-		err := r.Device.EachPeer(t.Slot, func(p *state.ObservedPeer) {
+		err := r.Device.EachPeer(slot, func(p *state.ObservedPeer) {
 			both[i][p.PublicKey] = state.ObservedPeer{
 				Peer:          state.Peer{PublicKey: p.PublicKey, Endpoint: p.Endpoint},
 				LastHandshake: p.LastHandshake, ReceiveBytes: p.ReceiveBytes, TransmitBytes: p.TransmitBytes,
@@ -96,6 +101,16 @@ func (r *Reconciler) lookAtPeers() error {
 		}
 	}
 	return r.lookAtBoth(both[0], both[1])
+}
+
+// takeOver notes what a predecessor left: the kernel's tunnels outlive an agent,
+// and routes that peers have moved to must not be taken for somebody else's doing.
+func (r *Reconciler) takeOver() error {
+	ids := state.Identities(r.snapshot, r.Now())
+	if r.applied != nil || len(ids) != 2 {
+		return nil
+	}
+	return r.lookAtSlots(ids[0].Slot, ids[1].Slot)
 }
 
 func (r *Reconciler) lookAtBoth(first, second map[key.Public]state.ObservedPeer) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
@@ -125,6 +126,29 @@ func TestMissedActivation(t *testing.T) {
 	r.step()
 	r.want("tunnels", len(r.device.tunnels), 1)
 	r.want("key", r.device.at(key.Green).Device.PrivateKey == next, true)
+}
+
+// A successor finds two tunnels, and a peer that has moved: its routes stay.
+func TestSuccessorLeavesMovedPeersWhereTheyAre(t *testing.T) {
+	r, _ := rotated(t)
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(3))
+	r.watchSessions(context.Background())
+	initial, err := spec.Load(r.files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := r.Options
+	o.Initial, o.Files = initial, r.files
+	before := len(r.device.applied)
+	r.Reconciler = New(o)
+	r.step()
+	for _, p := range r.device.applied[before:] {
+		if len(p.Tunnels) > 0 {
+			t.Errorf("a successor touched the tunnels: %v", p.Summary(10))
+		}
+	}
+	r.want("moved", r.Status().Moved, 1)
 }
 
 // TestClockIsSetBack: what was in force by a wrong clock is undone.

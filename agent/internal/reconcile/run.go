@@ -193,6 +193,9 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	}
 	resolved := r.resolver.lookup(ctx, r.snapshot)
 	r.stage("uplink")
+	if err := r.takeOver(); err != nil {
+		return nil, fmt.Errorf("observe the device: %w", err)
+	}
 	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink}
 	if !inputs.Same(r.inputs) {
 		r.inputs, r.desired = inputs, state.Build(inputs)
