@@ -24,12 +24,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // volume keeps a directory as the kubelet keeps a mounted one.
 type volume struct {
-	t   *testing.T
+	t   testing.TB
 	dir string
 	n   int
 }
 
-func newVolume(t *testing.T, dir string) *volume {
+func newVolume(t testing.TB, dir string) *volume {
 	t.Helper()
 	must(t, os.MkdirAll(dir, 0o755))
 	return &volume{t: t, dir: dir}
@@ -57,7 +57,7 @@ func (v *volume) swap(files map[string]string) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
