@@ -98,11 +98,7 @@ func run(ctx context.Context, write, only string) error {
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if os.Getenv("KEEP") == "" {
-			os.RemoveAll(dir)
-		}
-	}()
+	defer os.RemoveAll(dir)
 	b := &bench{dir: dir}
 	if err := b.prepare(ctx); err != nil {
 		return err

@@ -229,6 +229,9 @@ type reload struct {
 	Errors     []string           `json:"errors"`
 }
 
+// took is how long it took, from the run's begin to its end.
+func (r reload) took() time.Duration { return time.Duration(r.Duration * float64(time.Millisecond)) }
+
 // stage is how long parts of the reload took together.
 func (r reload) stage(names ...string) time.Duration {
 	total := 0.0
