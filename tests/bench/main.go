@@ -1,7 +1,7 @@
 // Command bench measures a gateway against named peers in the same run and prints
 // one table in Markdown, with the machine beside it.
 //
-//	bench                    measure everything, in about four minutes
+//	bench                    measure everything, in about six minutes
 //	bench -write README.md   and put the table between <!-- bench --> and <!-- /bench --> of that file
 //	bench -only memory       measure some of it: reload, swap, throughput (with commas between)
 //
