@@ -168,8 +168,8 @@ func (m *many) memory(ctx context.Context, when string) (row, error) {
 	}, nil
 }
 
-// metrics compares a scrape with wgctrl's dump of the same device, both from
-// outside, one after the other.
+// metrics compares each scrape with wgctrl's dump of the same device right after
+// it, both from outside.
 func (m *many) metrics(ctx context.Context) ([]row, error) {
 	var scraped, dumped []time.Duration
 	client := m.rig.Pod.Network().HTTPClient()
@@ -185,8 +185,7 @@ func (m *many) metrics(ctx context.Context) ([]row, error) {
 		}
 		dumped = append(dumped, took)
 	}
-	ours, dump := median(scraped), median(dumped)
-	ratio := float64(ours) / float64(dump)
+	ours, dump, ratio := median(scraped), median(dumped), medianRatio(scraped, dumped)
 	what := fmt.Sprintf("/metrics with %s peers", grouped(manyCount))
 	return []row{
 		{what: what, ours: ms(ours), peer: ms(scrapeGoal), goal: "≤ " + ms(scrapeGoal), met: ours <= scrapeGoal},

@@ -107,6 +107,16 @@ func quantile[T int64 | float64 | time.Duration](sample []T, q float64) T {
 
 func median[T int64 | float64 | time.Duration](sample []T) T { return quantile(sample, 0.5) }
 
+// medianRatio is the median of the ratios round by round: what the machine does
+// besides lasts longer than the two turns of a round, and so falls out of each.
+func medianRatio[T int64 | float64 | time.Duration](ours, theirs []T) float64 {
+	ratios := make([]float64, len(ours))
+	for i := range ours {
+		ratios[i] = float64(ours[i]) / float64(theirs[i])
+	}
+	return median(ratios)
+}
+
 // ms is a time in milliseconds with as many digits as mean something.
 func ms(d time.Duration) string {
 	v := float64(d) / float64(time.Millisecond)

@@ -237,14 +237,4 @@ func throughputRows(ours, theirs *way) []row {
 	return out
 }
 
-// medianRatio is the median of the ratios round by round: what the machine does
-// besides lasts longer than the two turns of a round, and so falls out of each.
-func medianRatio(ours, theirs []float64) float64 {
-	ratios := make([]float64, len(ours))
-	for i := range ours {
-		ratios[i] = ours[i] / theirs[i]
-	}
-	return median(ratios)
-}
-
 func mbit(bitsPerSecond float64) string { return fmt.Sprintf("%.0f Mbit/s", bitsPerSecond/1e6) }
