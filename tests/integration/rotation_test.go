@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -208,5 +209,13 @@ func TestClockSkew(t *testing.T) {
 			r.await(t, "the newer key to be in force", func(now gateway.Readiness) bool { return now.PublicKey == green.Public() })
 			wantNothingLost(t, r.lost(t, "both agree"))
 		})
+	}
+}
+
+// TestRulesetNamesTheTunnels: people read the table with nft.
+func TestRulesetNamesTheTunnels(t *testing.T) {
+	w := newWorld(t, netns.Plan{}, gateway.Config{})
+	if text := strings.Join(ruleset(t, w.Pod.Network()), ""); !strings.Contains(text, `elements = { "wg0",`) || !strings.Contains(text, `"wg0g" }`) {
+		t.Errorf("the table does not name wg0 and wg0g:\n%s", text)
 	}
 }

@@ -172,6 +172,6 @@ func ruleset(t *testing.T, ns *netns.NS) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile(`\b(hosts|networks|grants)([46])[ab]\b`)
-	return slices.Collect(strings.Lines(named.ReplaceAllString(string(out), "$1$2")))
+	named := regexp.MustCompile(`\b(hosts4|hosts6|networks4|networks6|grants4|grants6|tunnels|responses)[ab]\b`)
+	return slices.Collect(strings.Lines(named.ReplaceAllString(string(out), "$1")))
 }

@@ -83,7 +83,10 @@ func (f family) grants(at slot) *nftables.Set {
 
 // tunnels is the set of the tunnels' devices.
 func (at slot) tunnels() *nftables.Set {
-	return &nftables.Set{Table: table(), ID: 7, Name: "tunnels" + string(at), KeyType: nftables.TypeIFName}
+	return &nftables.Set{
+		Table: table(), ID: 7, Name: "tunnels" + string(at),
+		KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian, // as nft(8) has names
+	}
 }
 
 func deviceElements(names [2]string) []nftables.SetElement {
