@@ -54,9 +54,10 @@ test: ## Run every test that needs no cluster
 	@$(MAKE) -k test-unit test-integration test-image test-cluster test-externalsecrets
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
-# By itself: what it measures would suffer from other tests beside it.
+# By itself: what it measures would suffer from other tests beside it. Never from
+# the cache, which does not know that the tests build the agent and render the chart.
 test-integration:
-	@$(GOTEST) -name integration -- -timeout 20m ./tests/integration/...
+	@$(GOTEST) -name integration -- -count=1 -timeout 20m ./tests/integration/...
 test-image:
 	@$(GOTEST) -name image -C ci/image -- ./...
 test-cluster:

@@ -250,7 +250,7 @@ func TestFollower(t *testing.T) {
 	f.looked(50 * time.Millisecond)
 	start := time.Now()
 	<-f.C()
-	if got := time.Since(start); got < 400*time.Millisecond {
+	if got := time.Since(start); got < 150*time.Millisecond {
 		t.Errorf("after a look of 50 ms, looked again after %v", got)
 	}
 }
