@@ -121,7 +121,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		return err
 	}
 	log.Info("data plane", "interface", gateway.Server.Interface, "dataPlane", dev.DataPlane(), "reason", dev.Reason())
-	fw, err := firewall.New()
+	fw, err := firewall.New(log)
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}

@@ -44,6 +44,31 @@ func (d *device) change(p plan.Tunnel) error {
 func (d *device) addRoutes(list []netip.Prefix) error    { return d.eachRoute(list, addRoute) }
 func (d *device) removeRoutes(list []netip.Prefix) error { return d.eachRoute(list, removeRoute) }
 
+// removeAddresses comes after the adding: with a link's last address the kernel
+// takes its routes, and with the first of a network the others, unless told
+// otherwise.
+func (d *device) removeAddresses(p plan.Link) error {
+	if len(p.RemoveAddresses) == 0 {
+		return nil
+	}
+	err := d.applying(func() error {
+		link, err := d.link()
+		if err != nil {
+			return err
+		}
+		var errs []error
+		if err := setIPv4(link, ipv4DevconfPromoteSecondaries, 1); err != nil {
+			errs = append(errs, fmt.Errorf("keeping the addresses of a network: %w", err))
+		}
+		for _, a := range p.RemoveAddresses {
+			errs = append(errs, removeAddress(link, a))
+		}
+		return errors.Join(errs...)
+	})
+	// The last address of a family took them.
+	return errors.Join(err, d.addRoutes(p.AddRoutes))
+}
+
 func (d *device) eachRoute(list []netip.Prefix, change func(netlink.Link, netip.Prefix) error) error {
 	if len(list) == 0 {
 		return nil
@@ -147,18 +172,8 @@ func changeLink(link netlink.Link, p plan.Link) error {
 			errs = append(errs, fmt.Errorf("setting mtu %d: %w", p.MTU, err))
 		}
 	}
-	// First add, then remove: with a link's last address the kernel takes its
-	// routes, and with the first of a network the others, unless told otherwise.
 	for _, a := range p.AddAddresses {
 		errs = append(errs, addAddress(link, a))
-	}
-	if len(p.RemoveAddresses) > 0 {
-		if err := setIPv4(link, ipv4DevconfPromoteSecondaries, 1); err != nil {
-			errs = append(errs, fmt.Errorf("keeping the addresses of a network: %w", err))
-		}
-	}
-	for _, a := range p.RemoveAddresses {
-		errs = append(errs, removeAddress(link, a))
 	}
 	if p.Up {
 		// WireGuard has checked whose a packet's source is. While there are two

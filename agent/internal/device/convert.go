@@ -13,7 +13,7 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
-// eachObserved shows the peers of wgctrl's dump to visit, as [Device.EachPeer]
+// eachObserved shows the peers of wgctrl's dump to visit, as [Tunnels.EachPeer]
 // does, and returns the rest of it.
 func eachObserved(d *wgtypes.Device, visit func(*state.ObservedPeer)) state.ObservedDevice {
 	var allowed []netip.Prefix

@@ -194,13 +194,13 @@ func (d *device) letGo() error {
 	return nil
 }
 
-// remove deletes the link with its addresses and routes, and closes.
+// remove deletes the link with its addresses and routes, and closes. Where the link
+// cannot be deleted, the device is as before.
 func (d *device) remove() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var errs []error
 	if err := d.backend.remove(); err != nil {
-		errs = append(errs, fmt.Errorf("removing device %s: %w", d.name, err))
+		return fmt.Errorf("removing device %s: %w", d.name, err)
 	}
-	return errors.Join(append(errs, d.letGo())...)
+	return d.letGo()
 }

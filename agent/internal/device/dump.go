@@ -21,7 +21,7 @@ import (
 // of every look at them (BenchmarkDump, BenchmarkRead).
 type dumpReader struct {
 	device state.ObservedDevice // without peers
-	// visit gets every peer, in memory that is used again: see [Device.EachPeer].
+	// visit gets every peer, in memory that is used again: see [Tunnels.EachPeer].
 	visit func(*state.ObservedPeer)
 	rest  []byte // of a line that is not complete
 

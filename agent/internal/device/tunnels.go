@@ -67,8 +67,8 @@ func Open(o Options) (*Tunnels, error) {
 		if link != nil && err == nil {
 			_, err = t.open(other)
 		}
-		if err != nil && !errors.Is(err, ErrLinkTaken) { // which matters once it is needed
-			return nil, errors.Join(err, t.Close())
+		if err != nil { // which matters once it is needed
+			o.Log.Warn("cannot take over the second tunnel", "error", err)
 		}
 	}
 	return t, nil
@@ -115,10 +115,12 @@ func (t *Tunnels) slots() []key.Slot {
 	return slices.Sorted(maps.Keys(t.devices))
 }
 
-// Observe reads everything but FirewallInPlace. A missing link is no error. The
-// error is [ErrLinkTaken] where a link was replaced by one of another type.
+// Observe reads everything but FirewallInPlace. A missing link is no error. Those of
+// a tunnel are [state.TunnelError], and [ErrLinkTaken] where its link was replaced
+// by one of another type; it is then as if missing in what is returned.
 func (t *Tunnels) Observe() (state.Observed, error) {
 	o := state.Observed{Tunnels: map[key.Slot]state.ObservedTunnel{}}
+	var errs []error
 	for _, s := range t.slots() {
 		d := t.device(s)
 		if d == nil {
@@ -126,16 +128,18 @@ func (t *Tunnels) Observe() (state.Observed, error) {
 		}
 		seen, err := d.observe()
 		if err != nil {
-			return o, err
+			seen, errs = state.ObservedTunnel{}, append(errs, &state.TunnelError{Slot: s, Err: err})
 		}
 		o.Tunnels[s] = seen
 	}
 	var err error
 	if o.Forwarding, err = forwarding(); err != nil {
-		return o, err
+		return o, errors.Join(append(errs, err)...)
 	}
-	o.IPv6Forwarding, err = forwarding6()
-	return o, err
+	if o.IPv6Forwarding, err = forwarding6(); err != nil {
+		errs = append(errs, err)
+	}
+	return o, errors.Join(errs...)
 }
 
 // EachPeer calls visit for every peer of a slot's device, in no order. The memory
@@ -156,8 +160,9 @@ func (t *Tunnels) EachPeer(s key.Slot, visit func(*state.ObservedPeer)) error {
 
 // Apply carries out the plan's parts for tunnels and forwarding, and makes links
 // again that vanished. It is not atomic: it does what it can, the error holds
-// everything that failed, and the next observation shows what is left to do. No
-// peer that the plan does not name is touched.
+// everything that failed, and the next observation shows what is left to do. What
+// fails at one tunnel is a [state.TunnelError]. No peer that the plan does not name
+// is touched.
 //
 // What comes is there on all tunnels before anything goes on any: a route that
 // moves from one to the other, and so the packets that follow it, never have none.
@@ -167,65 +172,93 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 	if t.isClosed() {
 		return fmt.Errorf("applying to the devices: %w", fs.ErrClosed)
 	}
-	var errs []error
-	changed := make([]*device, len(p.Tunnels))
-	for i, change := range p.Tunnels {
+	var a applying
+	for _, change := range p.Tunnels {
 		if change.Remove {
 			continue
 		}
 		d, err := t.open(change.Slot)
-		if err != nil {
-			errs = append(errs, err)
-			continue
+		if err == nil {
+			a.changed = append(a.changed, changed{d, change})
+			err = d.change(change)
 		}
-		changed[i] = d
-		errs = append(errs, d.change(change))
+		a.note(change.Slot, err)
 	}
-	for i, d := range changed {
-		if d != nil {
-			errs = append(errs, d.addRoutes(p.Tunnels[i].Link.AddRoutes))
-		}
-	}
+	ready := len(a.errs) == 0
+	a.each(func(d *device, l plan.Link) error { return d.addRoutes(l.AddRoutes) })
 	for _, name := range p.Forward {
-		err := setForwarding(name, true)
-		if err == nil && !slices.Contains(t.forwarded, name) {
+		if err := setForwarding(name, true); err != nil {
+			a.errs = append(a.errs, err)
+		} else if !slices.Contains(t.forwarded, name) {
 			t.forwarded = append(t.forwarded, name)
 		}
-		errs = append(errs, err)
 	}
-	if errors.Join(errs...) == nil { // else what goes may still be needed
-		for _, change := range p.Tunnels {
-			if change.Remove {
-				errs = append(errs, t.remove(change.Slot))
-			}
+	for _, change := range p.Tunnels {
+		if !change.Remove {
+			continue
+		}
+		if !ready { // what would take its place is not there
+			return a.join()
+		}
+		if err := t.remove(change.Slot); err != nil {
+			a.note(change.Slot, err)
+			return a.join()
 		}
 	}
 	// Not before: where a tunnel takes over the pools of one that goes, the routes
 	// to single peers lead past the route of the same pool that the other still has.
-	for i, d := range changed {
-		if d != nil {
-			errs = append(errs, d.removeRoutes(p.Tunnels[i].Link.RemoveRoutes))
-		}
-	}
-	return errors.Join(errs...)
+	a.each(func(d *device, l plan.Link) error { return d.removeAddresses(l) })
+	a.each(func(d *device, l plan.Link) error { return d.removeRoutes(l.RemoveRoutes) })
+	return a.join()
 }
 
-// remove takes down a slot's device.
+// applying is a plan under way.
+type applying struct {
+	changed []changed
+	errs    []error
+}
+
+type changed struct {
+	*device
+	plan.Tunnel
+}
+
+// note keeps an error of a tunnel.
+func (a *applying) note(s key.Slot, err error) {
+	if err != nil {
+		a.errs = append(a.errs, &state.TunnelError{Slot: s, Err: err})
+	}
+}
+
+func (a *applying) each(f func(*device, plan.Link) error) {
+	for _, c := range a.changed {
+		a.note(c.Slot, f(c.device, c.Link))
+	}
+}
+
+func (a *applying) join() error { return errors.Join(a.errs...) }
+
+// remove takes down a slot's device. One that cannot be taken down stays known.
 func (t *Tunnels) remove(s key.Slot) error {
-	t.mu.Lock()
-	d := t.devices[s]
-	delete(t.devices, s)
-	t.mu.Unlock()
+	d := t.device(s)
 	if d == nil {
 		return nil
 	}
-	return d.remove()
+	if err := d.remove(); err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.devices, s)
+	return nil
 }
 
 // Close lets go of the devices. The kernel's stay up and serve on, for a
 // successor to take over; wireguard-go's end with their links and sockets. A
 // second call does nothing.
 func (t *Tunnels) Close() error {
+	t.changing.Lock()
+	defer t.changing.Unlock()
 	return t.leave((*device).close)
 }
 
@@ -239,7 +272,7 @@ func (t *Tunnels) Remove() error {
 		errs = append(errs, setForwarding(name, false))
 	}
 	t.forwarded = nil
-	return errors.Join(append(errs, t.leave((*device).remove))...)
+	return errors.Join(append(errs, t.leave(func(d *device) error { return errors.Join(d.remove(), d.close()) }))...)
 }
 
 func (t *Tunnels) leave(by func(*device) error) error {

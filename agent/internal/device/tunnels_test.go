@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"slices"
@@ -92,6 +93,72 @@ func TestSecondTunnel(t *testing.T) {
 		}
 		if diff := cmp.Diff(before, linkNames(t)); diff != "" {
 			t.Errorf("links that Remove leaves (-before +after):\n%s", diff)
+		}
+	})
+}
+
+// TestRetirementWithAFault: a route that cannot be made, such as one that another
+// link has, does not hold up the retirement of the older key, and costs nobody the
+// way that he has.
+func TestRetirementWithAFault(t *testing.T) {
+	onEach(t, func(t *testing.T, p spec.DataPlane) {
+		eth1, err := netlink.LinkByName("eth1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		foreign := &netlink.Route{LinkIndex: eth1.Attrs().Index, Dst: ipNetOf(netip.MustParsePrefix("10.77.0.0/16")), Scope: netlink.SCOPE_LINK}
+		if err := netlink.RouteAdd(foreign); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = netlink.RouteDel(foreign) })
+		d := open(t, p)
+		blue := desired(t, state.Peer{Name: "a", PublicKey: key.GeneratePrivate().Public(), AllowedIPs: prefixes("10.8.0.2/32")})
+		green := desired(t)
+		green.Slot, green.Link.Name, green.Device.ListenPort = key.Green, linkName+"g", listenPort+1
+		green.Device.Peers = blue.Device.Peers
+		green.Link.Addresses, green.Link.Routes = prefixes("10.8.0.1/32"), prefixes("10.8.0.2/32")
+		two := state.Desired{Tunnels: []state.Tunnel{blue, green}}
+		if err := d.Apply(plan.Diff(two, state.Observed{}, nil)); err != nil {
+			t.Fatal(err)
+		}
+		green.Link.Addresses, green.Link.Routes = prefixes("10.8.0.1/24"), prefixes("10.77.0.0/16")
+		o, err := d.Observe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = d.Apply(plan.Diff(state.Desired{Tunnels: []state.Tunnel{green}}, o, &two))
+		if !state.OnlyOf(err, key.Green) {
+			t.Errorf("error %v, want one of the tunnel whose route cannot be made", err)
+		}
+		if slices.Contains(linkNames(t), linkName) {
+			t.Errorf("%s is still there", linkName)
+		}
+		if got, want := throughLink(t, "10.8.0.2"), linkName+"g"; got != want {
+			t.Errorf("the way leads through %s, want %s", got, want)
+		}
+	})
+}
+
+// TestSecondTunnelCannotBeOpened: its name is somebody else's.
+func TestSecondTunnelCannotBeOpened(t *testing.T) {
+	onEach(t, func(t *testing.T, p spec.DataPlane) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = linkName + "g"
+		foreign := &netlink.Veth{LinkAttrs: attrs, PeerName: "wgpeer"}
+		if err := netlink.LinkAdd(foreign); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = netlink.LinkDel(foreign) })
+		d := open(t, p)
+		blue, green := desired(t), desired(t)
+		green.Slot, green.Link.Name, green.Device.ListenPort = key.Green, linkName+"g", listenPort+1
+		green.Link.Addresses = prefixes("10.8.0.1/32")
+		err := d.Apply(plan.Diff(state.Desired{Tunnels: []state.Tunnel{blue, green}}, state.Observed{}, nil))
+		if !errors.Is(err, ErrLinkTaken) || !state.OnlyOf(err, key.Green) {
+			t.Errorf("Apply: %v, want %v of the second tunnel alone", err, ErrLinkTaken)
+		}
+		if left := difference(t, d, blue, nil); len(left.Tunnels) > 0 {
+			t.Errorf("the first tunnel is not all there: %v", left.Summary(10))
 		}
 	})
 }

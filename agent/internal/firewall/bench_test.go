@@ -3,6 +3,7 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ func bench(b *testing.B, want state.Firewall, f func(*Firewall, int) error) {
 	need(b)
 	newSpace(b).do(b, func() error {
 		runtime.LockOSThread()
-		fw, err := New()
+		fw, err := New(slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}

@@ -17,21 +17,21 @@ import (
 // takes 76 bytes.
 const chunk = 500
 
-// slot tells two generations of the sets apart, of which rules look at one. The
+// edition tells two generations of the sets apart, of which rules look at one. The
 // other is there while the table is made anew: see [Firewall.replace].
-type slot string
+type edition string
 
-// The slots.
+// The editions.
 const (
-	slotA slot = "a"
-	slotB slot = "b"
+	editionA edition = "a"
+	editionB edition = "b"
 )
 
-func (s slot) other() slot {
-	if s == slotA {
-		return slotB
+func (s edition) other() edition {
+	if s == editionA {
+		return editionB
 	}
-	return slotA
+	return editionA
 }
 
 // family is what differs between IPv4 and IPv6.
@@ -57,7 +57,7 @@ func bothFamilies() []family { return []family{ipv4(), ipv6()} }
 
 // hosts is the map from a peer's single address to its policy: a hash, in which
 // a change costs the same among any number. Most peers need nothing else.
-func (f family) hosts(at slot) *nftables.Set {
+func (f family) hosts(at edition) *nftables.Set {
 	return &nftables.Set{
 		Table: table(), ID: f.id, Name: "hosts" + f.suffix + string(at),
 		KeyType: f.address, IsMap: true, DataType: nftables.TypeMark, KeyByteOrder: binaryutil.BigEndian,
@@ -65,7 +65,7 @@ func (f family) hosts(at slot) *nftables.Set {
 }
 
 // networks is the map from a network behind a peer to the peer's policy.
-func (f family) networks(at slot) *nftables.Set {
+func (f family) networks(at edition) *nftables.Set {
 	return &nftables.Set{
 		Table: table(), ID: f.id + 1, Name: "networks" + f.suffix + string(at),
 		KeyType: f.address, IsMap: true, DataType: nftables.TypeMark, Interval: true,
@@ -73,7 +73,7 @@ func (f family) networks(at slot) *nftables.Set {
 }
 
 // grants is the set of what policies allow.
-func (f family) grants(at slot) *nftables.Set {
+func (f family) grants(at edition) *nftables.Set {
 	return &nftables.Set{
 		Table: table(), ID: f.id + 2, Name: "grants" + f.suffix + string(at),
 		KeyType:  nftables.MustConcatSetType(nftables.TypeMark, f.address, nftables.TypeInetProto, nftables.TypeInetService),
@@ -82,7 +82,7 @@ func (f family) grants(at slot) *nftables.Set {
 }
 
 // tunnels is the set of the tunnels' devices.
-func (at slot) tunnels() *nftables.Set {
+func (at edition) tunnels() *nftables.Set {
 	return &nftables.Set{
 		Table: table(), ID: 7, Name: "tunnels" + string(at),
 		KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian, // as nft(8) has names
@@ -97,7 +97,7 @@ func deviceElements(names [2]string) []nftables.SetElement {
 	return out
 }
 
-func sets(at slot) []*nftables.Set {
+func sets(at edition) []*nftables.Set {
 	out := []*nftables.Set{at.tunnels(), at.responses()}
 	for _, f := range bothFamilies() {
 		out = append(out, f.hosts(at), f.networks(at), f.grants(at))
@@ -130,7 +130,7 @@ func inOrder(p plan.Firewall) []elementChange {
 
 // put puts the changes into the connection's batch, removals first: they make
 // room for additions in the same place.
-func (e elementChange) put(c *nftables.Conn, at slot) error {
+func (e elementChange) put(c *nftables.Conn, at edition) error {
 	for _, f := range bothFamilies() {
 		for _, change := range []struct {
 			send     func(*nftables.Set, []nftables.SetElement) error

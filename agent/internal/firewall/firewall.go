@@ -18,6 +18,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 
@@ -34,7 +35,8 @@ const Table = "vpn_gateway"
 // Firewall is the table of the network namespace that the methods are called
 // in. Its methods may be called from several goroutines.
 type Firewall struct {
-	mu sync.Mutex
+	log *slog.Logger
+	mu  sync.Mutex
 	// made is what the last Apply left behind; nil while that is unknown.
 	made *made
 }
@@ -42,8 +44,8 @@ type Firewall struct {
 // made is the memory of a table.
 type made struct {
 	switches switches
-	// slot is where its rules look for peers and grants.
-	slot slot
+	// edition is where its rules look for peers and grants.
+	edition edition
 	// seen is the generation of the namespace's ruleset (NFTA_GEN_ID,
 	// linux/netfilter/nf_tables.h) at which the table was last known to be
 	// whole: the kernel counts it up with every change of any table.
@@ -54,7 +56,7 @@ type made struct {
 
 // New returns a firewall that has made no table yet. The error says what is
 // missing for nftables to work.
-func New() (*Firewall, error) {
+func New(log *slog.Logger) (*Firewall, error) {
 	if _, err := generation(); err != nil {
 		switch {
 		case errors.Is(err, os.ErrPermission):
@@ -65,7 +67,7 @@ func New() (*Firewall, error) {
 			return nil, fmt.Errorf("nftables: %w", err)
 		}
 	}
-	return &Firewall{}, nil
+	return &Firewall{log: log}, nil
 }
 
 // InPlace reports whether the table holds exactly the chains and rules that
@@ -115,7 +117,7 @@ func (f *Firewall) Apply(p plan.Firewall) error {
 		if change.empty() {
 			continue
 		}
-		if err := commit(func(c *nftables.Conn) error { return change.put(c, f.made.slot) }); err != nil {
+		if err := commit(func(c *nftables.Conn) error { return change.put(c, f.made.edition) }); err != nil {
 			if again := f.replace(p.Desired); again != nil {
 				return fmt.Errorf("nftables elements (sources +%d -%d, grants +%d -%d): %w, then %w",
 					len(p.AddSources), len(p.RemoveSources), len(p.AddGrants), len(p.RemoveGrants), err, again)

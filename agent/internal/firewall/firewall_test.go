@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -160,7 +161,7 @@ func TestInPlaceElsewhere(t *testing.T) {
 		t.Error("not in place with other elements, which it does not look at")
 	}
 	r.gateway.do(t, func() (err error) {
-		r.firewall, err = New()
+		r.firewall, err = New(slog.New(slog.DiscardHandler))
 		return err
 	})
 	if r.inPlace(t, desired(s)) {
@@ -173,7 +174,7 @@ func TestDeltaHeals(t *testing.T) {
 	r := newRig(t)
 	before, after := snapshot(nil), snapshot(without("alice"))
 	r.apply(t, nil, before)
-	r.meddle(t, func(c *nftables.Conn) error { c.FlushSet(ipv4().hosts(r.firewall.made.slot)); return nil })
+	r.meddle(t, func(c *nftables.Conn) error { c.FlushSet(ipv4().hosts(r.firewall.made.edition)); return nil })
 	if p := r.apply(t, before, after); p.Replace {
 		t.Fatal("planned to make the table anew: this proves nothing")
 	}
@@ -288,7 +289,7 @@ func (r *rig) elements(t testing.TB) []string {
 	t.Helper()
 	var out []string
 	r.meddle(t, func(c *nftables.Conn) error {
-		for _, s := range sets(r.firewall.made.slot) {
+		for _, s := range sets(r.firewall.made.edition) {
 			elements, err := c.GetSetElements(s)
 			if err != nil {
 				return err
@@ -434,7 +435,7 @@ func TestCapability(t *testing.T) {
 		if err := limit(netAdmin); err != nil {
 			return err
 		}
-		f, err := New()
+		f, err := New(slog.New(slog.DiscardHandler))
 		if err != nil {
 			return err
 		}
@@ -459,7 +460,7 @@ func TestCapability(t *testing.T) {
 		if err := limit(0); err != nil {
 			return err
 		}
-		_, err := New()
+		_, err := New(slog.New(slog.DiscardHandler))
 		if !errors.Is(err, os.ErrPermission) {
 			return fmt.Errorf("New without capabilities, want permission denied: %w", err)
 		}

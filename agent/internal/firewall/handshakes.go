@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -49,7 +50,7 @@ const responseLifetime = 10 * time.Second
 const handshakesPerSecond = 100
 
 // responses is the set of indices that we handed out and that were not used yet.
-func (at slot) responses() *nftables.Set {
+func (at edition) responses() *nftables.Set {
 	return &nftables.Set{
 		Table: table(), ID: 8, Name: "responses" + string(at), KeyType: nftables.TypeMark,
 		Dynamic: true, HasTimeout: true, Timeout: responseLifetime, Size: 65536,
@@ -57,7 +58,7 @@ func (at slot) responses() *nftables.Set {
 }
 
 // responsesOut remembers the indices of responses that leave.
-func (s switches) responsesOut(at slot) chain {
+func (s switches) responsesOut(at edition) chain {
 	c := chain{
 		name: "responses_out", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
@@ -72,7 +73,7 @@ func (s switches) responsesOut(at slot) chain {
 }
 
 // handshakesIn logs what completes a handshake.
-func (s switches) handshakesIn(at slot) chain {
+func (s switches) handshakesIn(at edition) chain {
 	c := chain{
 		name: "handshakes_in", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookInput, priority: nftables.ChainPriorityFilter,
@@ -123,11 +124,13 @@ func Handshakes(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) 
 			return 0
 		},
 		func(err error) int {
-			if ctx.Err() != nil {
-				return 1
+			if errors.Is(err, unix.ENOBUFS) { // some were lost in a flood: the next one tells as much
+				return 0
 			}
-			log.Debug("packet log of handshakes", "error", err) // such as one that was lost in a flood
-			return 0
+			if ctx.Err() == nil {
+				log.Warn("cannot see handshakes any more, looking for them instead", "error", err)
+			}
+			return 1
 		})
 	if err != nil {
 		_ = n.Close()

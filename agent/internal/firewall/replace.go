@@ -1,10 +1,12 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/google/nftables"
+	"golang.org/x/sys/unix"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
@@ -21,14 +23,14 @@ func (f *Firewall) replace(want state.Firewall) error {
 	f.made = nil
 	asked := switchesOf(want)
 	at, err := swap(want)
-	if err != nil && want.Handshakes {
-		// A kernel without the log (CONFIG_NFT_LOG): who moved is then seen later.
+	if want.Handshakes && (errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EOPNOTSUPP)) {
+		f.log.Warn("the kernel cannot log handshakes (CONFIG_NFT_LOG), who has moved to a newer server key is seen later", "error", err)
 		want.Handshakes = false
 		at, err = swap(want)
 	}
 	if err != nil {
 		// Something is in the way, of somebody's making: take no care then.
-		at = slotA
+		at = editionA
 		if again := commit(func(c *nftables.Conn) error { return startOver(c, want, at) }); again != nil {
 			return fmt.Errorf("nftables table %s (sources %d, grants %d): %w", Table, len(want.Sources), len(want.Grants), again)
 		}
@@ -37,12 +39,12 @@ func (f *Firewall) replace(want state.Firewall) error {
 	if err != nil {
 		return fmt.Errorf("nftables table %s: %w", Table, err)
 	}
-	f.made = &made{switches: asked, slot: at, seen: seen, rules: rules}
+	f.made = &made{switches: asked, edition: at, seen: seen, rules: rules}
 	return nil
 }
 
 // startOver puts the whole exchange of the table into one batch.
-func startOver(c *nftables.Conn, want state.Firewall, at slot) error {
+func startOver(c *nftables.Conn, want state.Firewall, at edition) error {
 	c.AddTable(table()) // makes the deletion of a missing table no error
 	c.DelTable(table())
 	c.AddTable(table())
@@ -53,16 +55,16 @@ func startOver(c *nftables.Conn, want state.Firewall, at slot) error {
 	return nil
 }
 
-// swap exchanges the table's content without a gap, and returns the slot that
+// swap exchanges the table's content without a gap, and returns the edition that
 // is in use from then on.
-func swap(want state.Firewall) (slot, error) {
+func swap(want state.Firewall) (edition, error) {
 	before, err := contents()
 	if err != nil {
 		return "", err
 	}
-	// One slot is in use, or none. A crash may have left the sets of the other,
+	// One edition is in use, or none. A crash may have left the sets of the other,
 	// too; then only trying tells which they are.
-	at := slotA
+	at := editionA
 	if before.has(at) {
 		at = at.other()
 	}
@@ -87,8 +89,8 @@ func swap(want state.Firewall) (slot, error) {
 	return at, sweep(at)
 }
 
-// fill makes the sets of a slot. Where rules look into them already, it fails.
-func fill(want state.Firewall, at slot, before inventory) error {
+// fill makes the sets of an edition. Where rules look into them already, it fails.
+func fill(want state.Firewall, at edition, before inventory) error {
 	return commit(func(c *nftables.Conn) error {
 		c.AddTable(table())
 		for _, s := range sets(at) {
@@ -100,8 +102,8 @@ func fill(want state.Firewall, at slot, before inventory) error {
 	})
 }
 
-// sweep removes all sets but those of a slot.
-func sweep(at slot) error {
+// sweep removes all sets but those of an edition.
+func sweep(at edition) error {
 	now, err := contents()
 	if err != nil {
 		return err
@@ -119,7 +121,7 @@ func sweep(at slot) error {
 // inventory is what the table holds, by name.
 type inventory struct{ chains, sets []string }
 
-// has reports whether there is some set of the slot.
-func (i inventory) has(at slot) bool {
+// has reports whether there is some set of the edition.
+func (i inventory) has(at edition) bool {
 	return slices.ContainsFunc(sets(at), func(s *nftables.Set) bool { return slices.Contains(i.sets, s.Name) })
 }

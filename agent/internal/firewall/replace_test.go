@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"log/slog"
 	"testing"
 
 	"github.com/google/nftables"
@@ -14,13 +15,13 @@ func TestTakeOver(t *testing.T) {
 	want := desired(s)
 	steps := []struct {
 		name   string
-		before func(at slot) error
+		before func(at edition) error
 	}{
-		{"whole", func(slot) error { return nil }},
-		{"while filling sets", func(at slot) error {
+		{"whole", func(edition) error { return nil }},
+		{"while filling sets", func(at edition) error {
 			return commit(func(c *nftables.Conn) error { return addSets(c, want, at.other()) })
 		}},
-		{"before removing sets", func(at slot) error {
+		{"before removing sets", func(at edition) error {
 			if err := fill(want, at.other(), inventory{}); err != nil {
 				return err
 			}
@@ -34,23 +35,23 @@ func TestTakeOver(t *testing.T) {
 			})
 		}},
 	}
-	for _, at := range []slot{slotA, slotB} {
+	for _, at := range []edition{editionA, editionB} {
 		for _, step := range steps {
-			t.Run(step.name+" in slot "+string(at), func(t *testing.T) {
+			t.Run(step.name+" in edition "+string(at), func(t *testing.T) {
 				r := newRig(t)
 				r.apply(t, nil, s)
-				if at == slotB {
+				if at == editionB {
 					r.apply(t, nil, s)
 				}
-				if got := r.firewall.made.slot; got != at {
-					t.Fatalf("slot %s is in use, want %s", got, at)
+				if got := r.firewall.made.edition; got != at {
+					t.Fatalf("edition %s is in use, want %s", got, at)
 				}
 				r.send(t, tunnel, udp(nobody4, host4, 1))
 				r.gateway.do(t, func() (err error) {
 					if err = step.before(at); err != nil {
 						return err
 					}
-					r.firewall, err = New()
+					r.firewall, err = New(slog.New(slog.DiscardHandler))
 					return err
 				})
 				r.apply(t, nil, snapshot(without("alice")))
@@ -76,11 +77,11 @@ func TestTakeOver(t *testing.T) {
 func TestSwap(t *testing.T) {
 	r := newRig(t)
 	want := desired(snapshot(nil))
-	for i, slot := range []slot{slotA, slotB, slotA} {
+	for i, edition := range []edition{editionA, editionB, editionA} {
 		r.gateway.do(t, func() error {
 			got, err := swap(want)
-			if err != nil || got != slot {
-				t.Errorf("round %d: slot %q, want %q: %v", i, got, slot, err)
+			if err != nil || got != edition {
+				t.Errorf("round %d: edition %q, want %q: %v", i, got, edition, err)
 			}
 			return nil
 		})

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -146,7 +147,7 @@ func newRig(t testing.TB) *rig {
 		)
 	})
 	r.gateway.do(t, func() (err error) {
-		r.firewall, err = New()
+		r.firewall, err = New(slog.New(slog.DiscardHandler))
 		return err
 	})
 	r.gateway.do(t, addForeignTable)

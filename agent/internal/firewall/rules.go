@@ -38,11 +38,11 @@ func seq(parts ...[]expr.Any) []expr.Any {
 
 // inBy, outBy and notOutBy look a device up among the tunnels: a second one comes
 // and goes without a change of the rules.
-func (at slot) inBy() []expr.Any     { return at.device(expr.MetaKeyIIFNAME, false) }
-func (at slot) outBy() []expr.Any    { return at.device(expr.MetaKeyOIFNAME, false) }
-func (at slot) notOutBy() []expr.Any { return at.device(expr.MetaKeyOIFNAME, true) }
+func (at edition) inBy() []expr.Any     { return at.device(expr.MetaKeyIIFNAME, false) }
+func (at edition) outBy() []expr.Any    { return at.device(expr.MetaKeyOIFNAME, false) }
+func (at edition) notOutBy() []expr.Any { return at.device(expr.MetaKeyOIFNAME, true) }
 
-func (at slot) device(k expr.MetaKey, not bool) []expr.Any {
+func (at edition) device(k expr.MetaKey, not bool) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: k, Register: register},
 		&expr.Lookup{SourceRegister: register, SetName: at.tunnels().Name, Invert: not},
@@ -90,7 +90,7 @@ func (f family) echoRequest() []expr.Any {
 // peer's policy in their mark for granted: nft(8) up to 1.0.6 at least cannot
 // list a table in which a looked-up value is part of another look-up. It takes
 // two rules.
-func (f family) fromPeer(at slot) [][]expr.Any {
+func (f family) fromPeer(at edition) [][]expr.Any {
 	var out [][]expr.Any
 	for _, set := range []*nftables.Set{f.hosts(at), f.networks(at)} {
 		out = append(out, seq(isFamily(f), []expr.Any{
@@ -118,7 +118,7 @@ func unmark() []expr.Any {
 // header does not match. Fragments are whole here: connection tracking puts
 // them together before any chain of ours, and the kernel takes them apart again
 // afterwards.
-func (f family) granted(at slot) []expr.Any {
+func (f family) granted(at edition) []expr.Any {
 	destination := uint32(word + 1)
 	protocol := destination + f.bytes/4
 	port := protocol + 1

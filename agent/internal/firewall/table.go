@@ -59,7 +59,7 @@ func (s switches) families() []family {
 }
 
 // fromPeers are the matches of [family.fromPeer] for all families.
-func (s switches) fromPeers(at slot) [][]expr.Any {
+func (s switches) fromPeers(at edition) [][]expr.Any {
 	var out [][]expr.Any
 	for _, f := range s.families() {
 		out = append(out, f.fromPeer(at)...)
@@ -93,13 +93,13 @@ const (
 )
 
 // chains returns the whole table but its sets, those first that others go to.
-// Rules look into the sets of one slot.
+// Rules look into the sets of one edition.
 //
 // A destination is checked for every packet of a peer, not for the first one of
 // a flow only: when a policy gets tighter, what it no longer allows stops at
 // once. Two more look-ups a packet are the price. Only answers to flows that
 // others opened, the cluster side or a peer that may, pass without a grant.
-func (s switches) chains(at slot) []chain {
+func (s switches) chains(at edition) []chain {
 	chains := []chain{
 		s.fromPeer(at), s.fromTunnel(at), s.intoTunnel(at), s.peerToGateway(), s.toGateway(at),
 		{
@@ -132,7 +132,7 @@ func (s switches) chains(at slot) []chain {
 }
 
 // fromTunnel sees what peers send through the gateway.
-func (s switches) fromTunnel(at slot) chain {
+func (s switches) fromTunnel(at edition) chain {
 	c := chain{name: fromTunnel, rules: s.withoutIPv6()}
 	for _, match := range s.fromPeers(at) {
 		c.add("", seq(match, goTo(fromPeer)))
@@ -143,7 +143,7 @@ func (s switches) fromTunnel(at slot) chain {
 
 // fromPeer sees what known peers send through the gateway. Their policy is the
 // packet's mark.
-func (s switches) fromPeer(at slot) chain {
+func (s switches) fromPeer(at edition) chain {
 	c := chain{name: fromPeer}
 	if !s.peerToPeer {
 		c.add("routing.peerToPeer is false", seq(at.outBy(), reject(Isolated)))
@@ -163,7 +163,7 @@ func (s switches) fromPeer(at slot) chain {
 
 // intoTunnel sees what the cluster side sends to peers: answers, and flows of
 // its own to the networks behind them.
-func (s switches) intoTunnel(at slot) chain {
+func (s switches) intoTunnel(at edition) chain {
 	c := chain{name: intoTunnel, rules: s.withoutIPv6()}
 	for _, match := range s.fromPeers(at) {
 		c.add("a peer's address outside the tunnel", seq(match, stop(Spoofed)))
@@ -172,7 +172,7 @@ func (s switches) intoTunnel(at slot) chain {
 }
 
 // input guards the gateway's own ports.
-func (s switches) input(at slot) chain {
+func (s switches) input(at edition) chain {
 	c := chain{
 		name: "input", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookInput, priority: nftables.ChainPriorityFilter,
@@ -188,7 +188,7 @@ func (s switches) input(at slot) chain {
 }
 
 // toGateway sees what comes out of the tunnel for the gateway itself.
-func (s switches) toGateway(at slot) chain {
+func (s switches) toGateway(at edition) chain {
 	c := chain{name: toGateway, rules: s.withoutIPv6()}
 	c.add("answers to the gateway", seq(flowState(established|related), accept()))
 	for _, match := range s.fromPeers(at) {
@@ -209,7 +209,7 @@ func (s switches) peerToGateway() chain {
 }
 
 // output sees what the gateway itself sends.
-func (s switches) output(at slot) chain {
+func (s switches) output(at edition) chain {
 	c := chain{
 		name: "output", kind: nftables.ChainTypeFilter,
 		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
@@ -220,7 +220,7 @@ func (s switches) output(at slot) chain {
 	return c
 }
 
-func (s switches) postrouting(at slot) chain {
+func (s switches) postrouting(at edition) chain {
 	c := chain{
 		name: "postrouting", kind: nftables.ChainTypeNAT,
 		hook: nftables.ChainHookPostrouting, priority: nftables.ChainPriorityNATSource,
@@ -250,8 +250,8 @@ func table() *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyINet, Name: Table}
 }
 
-// addSets puts the making of the sets of one slot into the connection's batch.
-func addSets(c *nftables.Conn, want state.Firewall, at slot) error {
+// addSets puts the making of the sets of one edition into the connection's batch.
+func addSets(c *nftables.Conn, want state.Firewall, at edition) error {
 	for _, s := range sets(at) {
 		if err := c.AddSet(s, nil); err != nil {
 			return err
@@ -265,7 +265,7 @@ func addSets(c *nftables.Conn, want state.Firewall, at slot) error {
 
 // addChains puts the making of the chains, their rules and the counters into
 // the connection's batch. Counters that exist go on counting.
-func addChains(c *nftables.Conn, want switches, at slot) {
+func addChains(c *nftables.Conn, want switches, at edition) {
 	t := table()
 	for _, r := range Reasons() {
 		c.AddObj(&nftables.NamedObj{Table: t, Name: string(r), Type: nftables.ObjTypeCounter, Obj: &expr.Counter{}})

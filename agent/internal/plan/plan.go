@@ -125,6 +125,12 @@ func (p *Plan) add(t Tunnel) {
 	}
 }
 
+// Without is the plan but for one tunnel.
+func (p Plan) Without(s key.Slot) Plan {
+	p.Tunnels = slices.DeleteFunc(slices.Clone(p.Tunnels), func(t Tunnel) bool { return t.Slot == s })
+	return p
+}
+
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool {
 	return p.Firewall.empty() && len(p.Forward) == 0 && !slices.ContainsFunc(p.Tunnels, func(t Tunnel) bool { return !t.empty() })

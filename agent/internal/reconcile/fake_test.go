@@ -19,7 +19,9 @@ type fakeDevice struct {
 	Forwarding map[string]bool
 	applied    []plan.Plan // every plan, in order
 	errs       []error     // of the next calls of Apply
-	calls      []string    // of Observe and Apply
+	// refuse, where not nil, is what every change of its tunnel ends with.
+	refuse *state.TunnelError
+	calls  []string // of Observe and Apply
 }
 
 type fakeTunnel struct{ state.ObservedTunnel }
@@ -63,17 +65,21 @@ func (f *fakeDevice) Apply(p plan.Plan) error {
 		return err
 	}
 	f.applied = append(f.applied, p)
+	var refused error
 	for _, change := range p.Tunnels {
-		if change.Remove {
+		switch {
+		case f.refuse != nil && change.Slot == f.refuse.Slot:
+			refused = f.refuse
+		case change.Remove:
 			delete(f.tunnels, change.Slot)
-			continue
+		default:
+			f.at(change.Slot).apply(change)
 		}
-		f.at(change.Slot).apply(change)
 	}
 	for _, name := range p.Forward {
 		f.Forwarding[name] = true
 	}
-	return nil
+	return refused
 }
 
 func (f *fakeTunnel) apply(p plan.Tunnel) {
@@ -96,6 +102,9 @@ func (f *fakeTunnel) apply(p plan.Tunnel) {
 }
 
 func (f *fakeTunnel) patchPeer(p plan.Peer) {
+	if f.Device.Peers == nil {
+		f.Device.Peers = map[key.Public]state.ObservedPeer{}
+	}
 	if p.Operation == plan.Remove {
 		delete(f.Device.Peers, p.PublicKey)
 		return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
@@ -29,6 +30,7 @@ const followShare = 5
 // follower says when to look. Its zero value has nothing to look for.
 type follower struct {
 	timer *time.Timer
+	due   time.Time
 	left  []time.Duration // after the one that is due
 	rest  time.Time       // not to look before
 }
@@ -56,41 +58,60 @@ func (f *follower) looked(took time.Duration) {
 	}
 }
 
+// arm plans a look and those after it. One that is due before stays.
 func (f *follower) arm(delay time.Duration, left []time.Duration) {
 	f.left = left
+	due := time.Now().Add(max(delay, time.Until(f.rest)))
 	if f.timer != nil {
-		return // a look is due already, and the others follow it
+		if !due.Before(f.due) {
+			return
+		}
+		f.timer.Stop()
 	}
-	f.timer = time.NewTimer(max(delay, time.Until(f.rest)))
+	f.due, f.timer = due, time.NewTimer(time.Until(due))
 }
 
-// watchSessions looks at the peers between two runs, and runs where one has moved
-// to the other tunnel.
-func (r *Reconciler) watchSessions(ctx context.Context) {
+// watchSessions looks at the peers between two runs, and moves routes to those that
+// have moved to the other tunnel. It reports whether that took a whole run.
+func (r *Reconciler) watchSessions(ctx context.Context) (ran bool) {
+	if !r.sameSlots() {
+		r.run(ctx, "keys")
+		return true
+	}
 	if err := r.lookAtPeers(); err != nil {
 		r.Log.Error("cannot read the device", "error", err)
-		return
+		return false
 	}
-	if !maps.Equal(r.moved, r.inputs.Moved) {
-		r.follow(ctx)
+	if !maps.Equal(r.moved, r.inputs.Moved) && !r.follow() {
+		r.run(ctx, "peers moved")
+		return true
 	}
 	r.publish()
+	return false
 }
 
 // follow moves the routes to peers that have moved, and looks at nothing else: a
 // whole run takes many times as long, and where many clients move at once, all of
-// them wait for it. Where that does not do, a whole run does.
-func (r *Reconciler) follow(ctx context.Context) {
-	inputs := r.inputs
-	inputs.Now, inputs.Moved = r.Now(), r.moved
-	before := len(r.inputs.Moved)
-	r.inputs, r.desired = inputs, state.Build(inputs)
-	p := plan.Changes(r.desired, *r.applied)
-	if r.runError != nil || r.tableInDoubt || r.apply(p) != nil {
-		r.run(ctx, "peers moved")
-		return
+// them wait for it. Where it returns false, a whole run is to do it.
+func (r *Reconciler) follow() bool {
+	if r.applied == nil || r.runError != nil || r.secondError != nil || r.tableInDoubt {
+		return false
 	}
-	r.Log.Debug("peers moved to the other server key", "moved", len(r.moved), "before", before)
+	r.inputs.Now, r.inputs.Moved = r.Now(), r.moved
+	r.desired = state.Build(r.inputs)
+	if err := r.apply(plan.Changes(r.desired, *r.applied)); err != nil {
+		r.Log.Warn("cannot move routes alone, comparing everything", "error", err)
+		return false
+	}
+	return r.secondError == nil
+}
+
+// sameSlots reports whether the server keys that are answered to are in the slots
+// that they were in when the desired state was built: who has moved is said of the
+// second of two.
+func (r *Reconciler) sameSlots() bool {
+	return slices.EqualFunc(state.Identities(r.snapshot, r.Now()), r.desired.Tunnels,
+		func(id state.Identity, t state.Tunnel) bool { return id.Slot == t.Slot })
 }
 
 // lookAtPeers notes the peers' sessions, and which tunnel they use.
@@ -112,33 +133,66 @@ func (r *Reconciler) lookAtSlots(slots ...key.Slot) error {
 				LastHandshake: p.LastHandshake, ReceiveBytes: p.ReceiveBytes, TransmitBytes: p.TransmitBytes,
 			}
 		})
-		if err != nil {
+		if err != nil && i == 0 {
 			return err
+		}
+		if err != nil {
+			both[i] = nil // a run says what is wrong with it
 		}
 	}
 	return r.lookAtBoth(both[0], both[1])
 }
 
-// takeOver notes what a predecessor left: the kernel's tunnels outlive an agent,
-// and routes that peers have moved to must not be taken for somebody else's doing.
-func (r *Reconciler) takeOver() error {
+// lookAnew finds out who has moved where there are other slots than before, or where
+// a predecessor left two tunnels, as the kernel's are: routes that peers have moved
+// to must not be taken for somebody else's doing.
+func (r *Reconciler) lookAnew() error {
 	ids := state.Identities(r.snapshot, r.Now())
-	if r.applied != nil || len(ids) != 2 {
+	switch {
+	case len(ids) != 2:
+		r.moved = nil
+		return nil
+	case r.applied != nil && r.sameSlots():
 		return nil
 	}
 	return r.lookAtSlots(ids[0].Slot, ids[1].Slot)
 }
 
 func (r *Reconciler) lookAtBoth(first, second map[key.Public]state.ObservedPeer) error {
-	r.moved = state.Moved(first, second)
-	return r.look(state.Each(state.Latest(first, second)))
+	now := r.Now() // after the reading
+	r.moved = state.Moved(first, second, now)
+	return r.look(state.Each(state.Latest(first, second, now)))
+}
+
+// second is the slot of the newer of two server keys.
+func (r *Reconciler) second() (s key.Slot, ok bool) {
+	if len(r.desired.Tunnels) != 2 {
+		return "", false
+	}
+	return r.desired.Tunnels[1].Slot, true
+}
+
+// spare keeps an error that is of the second tunnel alone, and returns any other.
+// The port or the name may be somebody else's, or memory short: the clients of the
+// key that is in force have nothing to do with that.
+func (r *Reconciler) spare(err error) error {
+	slot, ok := r.second()
+	if err == nil || !ok || !state.OnlyOf(err, slot) {
+		return err
+	}
+	if r.toldOfSecond != err.Error() {
+		r.toldOfSecond = err.Error()
+		r.Log.Warn("cannot answer to the next server key, trying again", "error", err)
+	}
+	r.secondError = err
+	return nil
 }
 
 // observe reads the system. Whatever cannot be seen does not count as there.
 func (r *Reconciler) observe() error {
 	r.observed = state.Observed{}
 	o, err := r.Device.Observe()
-	if err != nil {
+	if err := r.spare(err); err != nil {
 		return fmt.Errorf("observe the device: %w", err)
 	}
 	o.FirewallInPlace, err = r.Firewall.InPlace(r.desired.Firewall)

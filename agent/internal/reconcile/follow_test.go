@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -98,7 +99,7 @@ func TestServerKeyTakesOver(t *testing.T) {
 	r.want("addresses of what was the second", text(green.Link.Addresses), "10.8.0.1/24")
 	r.want("its routes", text(green.Link.Routes), "192.168.3.0/24")
 	r.want("failing conditions", r.failing(), []string(nil))
-	r.want("key", r.detail("key"), "the private key of the files is in force")
+	r.want("key", r.detail("key"), "privateKey has retired, the key of "+r.now.Add(-24*time.Hour-4*time.Minute).UTC().Format(time.RFC3339)+" has taken its place")
 	if strings.Contains(r.log.String(), next.Reveal()) || strings.Contains(r.log.String(), r.serverK.Reveal()) {
 		t.Error("a private key is in the log")
 	}
@@ -149,6 +150,109 @@ func TestSuccessorLeavesMovedPeersWhereTheyAre(t *testing.T) {
 		}
 	}
 	r.want("moved", r.Status().Moved, 1)
+}
+
+// TestFirstLinkVanishes while there are two: it is made again, and the other one is
+// not touched.
+func TestFirstLinkVanishes(t *testing.T) {
+	r, _ := rotated(t)
+	r.device.tunnels[key.Blue] = &fakeTunnel{} // as a device sees a link that is gone
+	before := len(r.device.applied)
+	r.step()
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.want("peers of the first", len(r.device.blue().Device.Peers), 2)
+	for _, p := range r.device.applied[before:] {
+		for _, change := range p.Tunnels {
+			r.want("tunnel that was touched", change.Slot, key.Blue)
+		}
+	}
+}
+
+// TestSecondTunnelFails: that its port is taken harms nobody who has the key that is
+// in force, neither while the gateway runs nor when it starts.
+func TestSecondTunnelFails(t *testing.T) {
+	taken := &state.TunnelError{Slot: key.Green, Err: errors.New("port 51821: in use")}
+	r := newRig(t, "keyRotation: {server: {overlap: 24h}}\npeers:\n"+peer(2, ""))
+	r.step()
+	next := key.GeneratePrivate()
+	r.files["key/"+key.ServerEntry(key.Green, r.now.Add(time.Hour))] = []byte(next.Reveal())
+	r.device.refuse = taken
+	for name, step := range map[string]func(){
+		"running": func() { r.step() },
+		"starting": func() {
+			initial, err := spec.Load(r.files)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o := r.Options
+			o.Initial, o.Files = initial, r.files
+			r.Reconciler = New(o)
+			r.step()
+		},
+	} {
+		step()
+		r.want(name+": ready", r.Status().Ready(), true)
+		r.want(name+": failing conditions", r.failing(), []string{"nextKey"})
+		r.want(name+": run error", r.runError, error(nil))
+		if r.secondError == nil || !strings.Contains(r.detail("nextKey"), "port 51821: in use") {
+			t.Errorf("%s: second error %v, detail %q", name, r.secondError, r.detail("nextKey"))
+		}
+	}
+	// Changes go on, and the table is not made anew by every try.
+	tables := 0
+	for _, p := range r.firewall.applied {
+		if p.Replace {
+			tables++
+		}
+	}
+	r.step()
+	r.write("keyRotation: {server: {overlap: 24h}}\npeers:\n" + peer(2, "") + peer(3, ""))
+	r.step()
+	r.want("peers", len(r.device.blue().Device.Peers), 2)
+	for _, p := range r.firewall.applied[len(r.firewall.applied)-1:] {
+		r.want("table made anew", p.Replace, false)
+	}
+	if tables == 0 {
+		t.Error("no table was made at all")
+	}
+	r.device.refuse = nil
+	r.step()
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.want("key of the second", r.device.at(key.Green).Device.PrivateKey == next, true)
+}
+
+// TestMovedRunIsRetried: where moving a route fails, it is tried again without
+// waiting for the next resync.
+func TestMovedRunIsRetried(t *testing.T) {
+	r, _ := rotated(t)
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(2))
+	r.device.errs = []error{errors.New("no buffers"), errors.New("no buffers")}
+	r.want("whole run", r.watchSessions(context.Background()), true)
+	if r.runError == nil {
+		t.Fatal("the run that failed is not noted, so nothing would try again")
+	}
+	r.step()
+	r.want("routes through the second", text(r.device.at(key.Green).Link.Routes), "10.8.0.2/32")
+}
+
+// TestSlotsChangeHands: who has moved is found out anew where the second of two
+// becomes the first, with another one beside it.
+func TestSlotsChangeHands(t *testing.T) {
+	r, _ := rotated(t)
+	r.now = r.now.Add(time.Minute)
+	r.shakeHands(key.Green, publicKey(2))
+	r.shakeHands(key.Green, publicKey(3))
+	r.watchSessions(context.Background())
+	// Long after, with the next but one to come: nobody knows that one yet.
+	third := key.GeneratePrivate()
+	r.files["key/"+key.ServerEntry(key.Blue, r.now.Add(48*time.Hour))] = []byte(third.Reveal())
+	r.now = r.now.Add(26 * time.Hour)
+	r.step()
+	r.want("key of the second", r.device.blue().Device.PrivateKey == third, true)
+	r.want("routes through the second", text(r.device.blue().Link.Routes), "")
+	r.want("routes through the first", text(r.device.at(key.Green).Link.Routes), "192.168.3.0/24")
+	r.want("moved", r.Status().Moved, 0)
 }
 
 // TestClockIsSetBack: what was in force by a wrong clock is undone.
@@ -225,6 +329,22 @@ func TestHandshakesAreFollowed(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestFollowerHurries: a handshake does not wait for the last look after another.
+func TestFollowerHurries(t *testing.T) {
+	var f follower
+	f.seen()
+	<-f.C()
+	f.looked(0)
+	<-f.C()
+	f.looked(0) // the next one is due in 300 ms
+	start := time.Now()
+	f.seen()
+	<-f.C()
+	if took := time.Since(start); took > 200*time.Millisecond {
+		t.Errorf("looked %v after a handshake", took)
 	}
 }
 

@@ -20,7 +20,8 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 )
 
-// Device is the tunnel; package device has the real ones.
+// Device is the tunnels; package device has the real ones. What fails at one of them
+// is a [state.TunnelError].
 type Device interface {
 	Observe() (state.Observed, error)
 	// EachPeer calls visit for every peer of a tunnel, in memory that is used again.
@@ -93,7 +94,13 @@ type Reconciler struct {
 	moved    map[key.Public]bool
 	reloads  telemetry.Reloads
 	runError error
-	resolver *resolver
+	// secondError is why the second of two tunnels is not as it should be. The first
+	// serves on, and so this is no error of the run.
+	secondError  error
+	toldOfSecond string // the last such error that was logged
+	// announced is the public key that was last said to be in force.
+	announced key.Public
+	resolver  *resolver
 	// stages of the run under way, and when its current one began.
 	stages     []telemetry.Stage
 	stageStart time.Time
@@ -141,16 +148,19 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 		case <-ctx.Done():
 			return nil
 		case <-sessions.C:
-			r.watchSessions(ctx)
-			continue
+			if !r.watchSessions(ctx) {
+				continue
+			}
 		case <-r.Handshakes:
 			follow.seen()
 			continue
 		case <-follow.C():
 			start := time.Now()
-			r.watchSessions(ctx)
+			ran := r.watchSessions(ctx)
 			follow.looked(time.Since(start))
-			continue
+			if !ran {
+				continue
+			}
 		case <-keys.C:
 			r.run(ctx, "keys")
 		case <-changed:
@@ -167,7 +177,7 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 		}
 		keys.Reset(r.untilNextKey())
 		retry = nil
-		if r.runError != nil {
+		if r.runError != nil || r.secondError != nil {
 			retry = time.After(backoff.next())
 		} else {
 			backoff.reset()

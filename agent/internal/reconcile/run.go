@@ -52,12 +52,23 @@ func (r *Reconciler) run(ctx context.Context, reason string) {
 		r.Log.Info("applied", "reason", reason, "changes", changes)
 	}
 	r.runError = err
+	r.announceKey()
 	for slot, t := range r.observed.Tunnels {
 		t.Device.Peers = nil // as many as configured, and read afresh by every run
 		r.observed.Tunnels[slot] = t
 	}
 	r.lastRun.Store(r.Now().UnixNano())
 	r.publish()
+}
+
+// announceKey says in the log which server key new clients get, when that changes.
+func (r *Reconciler) announceKey() {
+	now := r.Now()
+	id := state.InForce(state.Identities(r.snapshot, now), now)
+	if public := id.Key.Public(); public != r.announced && r.runError == nil {
+		r.announced = public
+		r.Log.Info("server key in force", "publicKey", public.String(), "slot", string(id.Slot))
+	}
 }
 
 func (r *Reconciler) beginReload() {
@@ -193,9 +204,10 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	}
 	resolved := r.resolver.lookup(ctx, r.snapshot)
 	r.stage("uplink")
-	if err := r.takeOver(); err != nil {
+	if err := r.lookAnew(); err != nil {
 		return nil, fmt.Errorf("observe the device: %w", err)
 	}
+	r.secondError = nil
 	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink}
 	if !inputs.Same(r.inputs) {
 		r.inputs, r.desired = inputs, state.Build(inputs)
@@ -208,11 +220,10 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	r.stage("observe")
 	seen := r.observed
 	seen.FirewallInPlace = seen.FirewallInPlace && !r.tableInDoubt
-	p := plan.Diff(r.desired, seen, r.applied)
+	p := r.withoutFault(plan.Diff(r.desired, seen, r.applied))
 	r.stage("compare")
 	if p.Empty() {
-		desired := r.desired // a copy: a later run builds r.desired anew
-		r.applied = &desired
+		r.keepApplied()
 		return changes, nil
 	}
 	changes = append(changes, p.Summary(summaryLimit)...)
@@ -223,7 +234,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err := r.observe(); err != nil {
 		return changes, err
 	}
-	if left := plan.Diff(r.desired, r.observed, r.applied); !left.Empty() {
+	if left := r.withoutFault(plan.Diff(r.desired, r.observed, r.applied)); !left.Empty() {
 		return changes, fmt.Errorf("applied, but the system still differs: %v", left.Summary(summaryLimit))
 	}
 	r.stage("verify")
@@ -257,12 +268,31 @@ func (r *Reconciler) apply(p plan.Plan) error {
 	if err := r.Firewall.Apply(p.Firewall); err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
-	if err := r.Device.Apply(p); err != nil {
+	if err := r.spare(r.Device.Apply(p)); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
-	desired := r.desired // a copy: a later run builds r.desired anew
-	r.applied, r.tableInDoubt = &desired, false
+	r.keepApplied()
+	r.tableInDoubt = false
 	return nil
+}
+
+// keepApplied notes what is in force: all that is desired, but a second tunnel that
+// has a fault.
+func (r *Reconciler) keepApplied() {
+	desired := r.desired // a copy: a later run builds r.desired anew
+	if r.secondError != nil {
+		desired.Tunnels = desired.Tunnels[:1]
+	}
+	r.applied = &desired
+}
+
+// withoutFault is a plan without a second tunnel that has a fault: the next run
+// tries again.
+func (r *Reconciler) withoutFault(p plan.Plan) plan.Plan {
+	if slot, ok := r.second(); ok && r.secondError != nil {
+		return p.Without(slot)
+	}
+	return p
 }
 
 // fingerprint tells two readings of the files apart.

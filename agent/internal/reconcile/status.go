@@ -118,7 +118,10 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 	}
 	device, keyed, port := "", "", ""
 	var names, ports []string
-	for _, want := range d.Tunnels {
+	for i, want := range d.Tunnels {
+		if i > 0 && r.secondError != nil {
+			continue // what is said of it stands below
+		}
 		t := o.Tunnels[want.Slot]
 		names, ports = append(names, want.Link.Name), append(ports, fmt.Sprint(want.Device.ListenPort))
 		if !t.LinkExists || !t.LinkUp {
@@ -143,6 +146,13 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 	if config := &conditions[len(conditions)-1]; !config.OK {
 		config.Detail = "the last good state stays: " + r.reloads.LastError
 	}
+	if len(d.Tunnels) == 2 {
+		second := telemetry.Condition{Name: "nextKey", OK: r.secondError == nil, Detail: "both server keys are answered to", Informational: true}
+		if !second.OK {
+			second.Detail = "the newer server key is not answered to: " + r.secondError.Error()
+		}
+		conditions = append(conditions, second)
+	}
 	return conditions
 }
 
@@ -159,6 +169,9 @@ func (r *Reconciler) keyDetail() string {
 	now := r.Now()
 	ids := state.Identities(r.snapshot, now)
 	day := func(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+	if first := r.snapshot.ServerKeys[0]; first.From.IsZero() && ids[0].Key != first.Key {
+		return "privateKey has retired, the key of " + day(ids[0].From) + " has taken its place"
+	}
 	if len(ids) < 2 {
 		return "the private key of the files is in force"
 	}

@@ -13,7 +13,7 @@ import (
 
 // serverKeys reads key/: the key by its plain name, and those that come in force
 // at a time. Whatever else a Secret may hold is not ours to judge.
-func (l *loader) serverKeys() []ServerKey {
+func (l *loader) serverKeys() (keys []ServerKey, warnings Faults) {
 	plain, ok := l.files[PrivateKeyFile]
 	if !ok {
 		l.faults = append(l.faults, Fault{File: PrivateKeyFile, Problem: "missing", Fix: "mount the Secret with the key privateKey at key/"})
@@ -22,7 +22,6 @@ func (l *loader) serverKeys() []ServerKey {
 	if ok {
 		first.Key = l.privateKey(PrivateKeyFile, plain)
 	}
-	var keys []ServerKey
 	names := map[time.Time]string{}
 	holders := map[key.Private]string{}
 	for _, file := range sortedBelow(l.files, KeyDir) {
@@ -49,7 +48,15 @@ func (l *loader) serverKeys() []ServerKey {
 		keys = append(keys, first)
 	}
 	slices.SortFunc(keys, func(a, b ServerKey) int { return a.From.Compare(b.From) })
-	return keys
+	for i := range keys {
+		if i > 0 && keys[i].Slot == keys[i-1].Slot {
+			warnings = append(warnings, Fault{
+				File: names[keys[i].From], Problem: "in the slot of the key before it, whose clients are cut off when it comes in force",
+				Fix: "name it " + key.ServerEntry(keys[i].Slot.Other(), keys[i].From),
+			})
+		}
+	}
+	return keys, warnings
 }
 
 // privateKey parses a file; the zero key stands for a fault.

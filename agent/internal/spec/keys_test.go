@@ -43,6 +43,22 @@ func TestLoadServerKeys(t *testing.T) {
 	}
 }
 
+// Two keys in a row in one slot are no fault, since somebody may mean it, but they
+// do what a rotation is there to avoid.
+func TestLoadWarnsOfOneSlot(t *testing.T) {
+	s, err := Load(with(minimal(""), "key/blue.20261201T030000Z", testKeyText(2)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Faults{{
+		File: "key/blue.20261201T030000Z", Problem: "in the slot of the key before it, whose clients are cut off when it comes in force",
+		Fix: "name it green.20261201T030000Z",
+	}}
+	if diff := cmp.Diff(want, s.Warnings); diff != "" {
+		t.Errorf("warnings (-want +got):\n%s", diff)
+	}
+}
+
 func TestLoadScheduledPresharedKeys(t *testing.T) {
 	november, december := time.Date(2026, 11, 1, 3, 0, 0, 0, time.UTC), time.Date(2026, 12, 1, 3, 0, 0, 0, time.UTC)
 	files := minimal("peers:\n- {name: a, publicKey: " + pub(2) + ", addresses: [10.8.0.2]}\n- {name: b, publicKey: " + pub(3) + ", addresses: [10.8.0.3]}\n")

@@ -73,11 +73,10 @@ func (l *loader) load() *Snapshot {
 		l.faults = append(l.faults, Fault{File: GatewayFile, Problem: "missing", Fix: "mount the ConfigMap with gateway.yaml at config/"})
 	}
 	s.Peers = l.peers(inline)
-	s.ServerKeys = l.serverKeys()
-	s.Warnings = l.presharedKeys(s.Peers)
-	var warnings Faults
-	s.Rotations, warnings = l.rotations()
-	s.Warnings = append(s.Warnings, warnings...)
+	var keys, rotations Faults
+	s.ServerKeys, keys = l.serverKeys()
+	s.Rotations, rotations = l.rotations()
+	s.Warnings = slices.Concat(keys, l.presharedKeys(s.Peers), rotations)
 
 	l.validate(s)
 	slices.SortFunc(s.Peers, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })

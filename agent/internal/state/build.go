@@ -86,10 +86,37 @@ func Build(in Inputs) Desired {
 		return d
 	}
 	first.Routes = routes(s, in.Moved)
-	second := &d.Tunnels[1].Link
-	second.Addresses = singles(first.Addresses)
-	second.Routes = routesOf(peers, in.Moved)
+	second := &d.Tunnels[1]
+	second.Link.Addresses = singles(first.Addresses)
+	second.Link.Routes = routesOf(peers, in.Moved)
+	second.Device.Peers = calling(peers, s)
 	return d
+}
+
+// callEvery is how often the second tunnel calls peers that do not call by
+// themselves; the interval that wg(8) recommends.
+const callEvery = 25 * time.Second
+
+// calling are the peers with a keepalive for those that the gateway has to call,
+// and that have none. No packet goes by a second tunnel before the peer has shaken
+// hands with it, and without a packet the gateway would never call.
+func calling(peers []Peer, s *spec.Snapshot) []Peer {
+	passive := map[key.Public]bool{}
+	for i := range s.Peers {
+		if p := &s.Peers[i]; !p.Endpoint.IsZero() && p.PersistentKeepalive == 0 {
+			passive[p.PublicKey] = true
+		}
+	}
+	if len(passive) == 0 {
+		return peers
+	}
+	out := slices.Clone(peers)
+	for i := range out {
+		if passive[out[i].PublicKey] {
+			out[i].Keepalive = callEvery
+		}
+	}
+	return out
 }
 
 // singles are the IPv4 addresses without their pools, to which a second tunnel

@@ -107,11 +107,11 @@ func PresharedKey(p *spec.Peer, now time.Time) key.Preshared {
 
 // Moved returns the peers that shook hands with the second of two tunnels last,
 // nil where there are none: they know the newer server key, and packets for them
-// have to be encrypted there.
-func Moved(first, second map[key.Public]ObservedPeer) map[key.Public]bool {
+// have to be encrypted there. now is a time after both were read.
+func Moved(first, second map[key.Public]ObservedPeer, now time.Time) map[key.Public]bool {
 	var out map[key.Public]bool
 	for k, p := range second {
-		if p.LastHandshake.After(first[k].LastHandshake) {
+		if later(p.LastHandshake, first[k].LastHandshake, now) {
 			if out == nil {
 				out = map[key.Public]bool{}
 			}
@@ -121,13 +121,23 @@ func Moved(first, second map[key.Public]ObservedPeer) map[key.Public]bool {
 	return out
 }
 
+// later reports whether handshake a was after b. A time that lies ahead is from
+// before the clock was set back, and so the earlier one.
+func later(a, b, now time.Time) bool {
+	if ahead := a.After(now); ahead != b.After(now) && !a.IsZero() && !b.IsZero() {
+		return !ahead
+	}
+	return a.After(b)
+}
+
 // Latest joins what two tunnels know of the same peers: the endpoint and the
 // handshake where that was last, and the bytes of both.
-func Latest(first, second map[key.Public]ObservedPeer) map[key.Public]ObservedPeer {
-	out := maps.Clone(first)
+func Latest(first, second map[key.Public]ObservedPeer, now time.Time) map[key.Public]ObservedPeer {
+	out := make(map[key.Public]ObservedPeer, max(len(first), len(second))) // of a tunnel that vanished, nil is known
+	maps.Copy(out, first)
 	for k, p := range second {
 		other := first[k]
-		if !p.LastHandshake.After(other.LastHandshake) && !other.PublicKey.IsZero() {
+		if !later(p.LastHandshake, other.LastHandshake, now) && !other.PublicKey.IsZero() {
 			p, other = other, p
 		}
 		p.ReceiveBytes += other.ReceiveBytes

@@ -201,6 +201,38 @@ func TestBuildTwoTunnels(t *testing.T) {
 	}
 }
 
+// A peer that only the gateway calls would never hear of the newer key.
+func TestSecondTunnelCallsPassivePeers(t *testing.T) {
+	site, client, chatty := key.Public{1}, key.Public{2}, key.Public{3}
+	s := &spec.Snapshot{
+		ServerKeys: []spec.ServerKey{{Key: serverKey(1), Slot: key.Blue}, {Key: serverKey(2), Slot: key.Green, From: day(10)}},
+		Peers: []spec.Peer{
+			{Name: "a", PublicKey: site, Endpoint: spec.Endpoint{Host: "192.0.2.1", Port: 1}},
+			{Name: "b", PublicKey: client},
+			{Name: "c", PublicKey: chatty, Endpoint: spec.Endpoint{Host: "192.0.2.3", Port: 1}, PersistentKeepalive: 7},
+		},
+	}
+	s.Gateway.KeyRotation.Server.Overlap = time.Hour
+	keepalives := func(tunnel Tunnel) []time.Duration {
+		var out []time.Duration
+		for _, p := range tunnel.Device.Peers {
+			out = append(out, p.Keepalive)
+		}
+		return out
+	}
+	d := Build(Inputs{Snapshot: s, Now: day(9)})
+	if diff := cmp.Diff([]time.Duration{0, 0, 7 * time.Second}, keepalives(d.Tunnels[0])); diff != "" {
+		t.Errorf("first (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]time.Duration{25 * time.Second, 0, 7 * time.Second}, keepalives(d.Tunnels[1])); diff != "" {
+		t.Errorf("second (-want +got):\n%s", diff)
+	}
+	d = Build(Inputs{Snapshot: s, Now: day(11)})
+	if diff := cmp.Diff([]time.Duration{0, 0, 7 * time.Second}, keepalives(d.Tunnels[0])); diff != "" {
+		t.Errorf("the second alone (-want +got):\n%s", diff)
+	}
+}
+
 func TestMoved(t *testing.T) {
 	at := func(days int) ObservedPeer {
 		if days == 0 {
@@ -210,11 +242,16 @@ func TestMoved(t *testing.T) {
 	}
 	first := map[key.Public]ObservedPeer{{1}: at(0), {2}: at(1), {3}: at(9), {4}: at(3)}
 	second := map[key.Public]ObservedPeer{{1}: at(0), {2}: at(2), {3}: at(8), {4}: at(3), {5}: at(1)}
-	if diff := cmp.Diff(map[key.Public]bool{{2}: true, {5}: true}, Moved(first, second)); diff != "" {
+	if diff := cmp.Diff(map[key.Public]bool{{2}: true, {5}: true}, Moved(first, second, day(20))); diff != "" {
 		t.Errorf("moved (-want +got):\n%s", diff)
 	}
-	if got := Moved(second, nil); got != nil {
+	if got := Moved(second, nil, day(20)); got != nil {
 		t.Errorf("without a second tunnel: %v", got)
+	}
+	// The clock was set back to day 5: peer 3 was with the first on what it called
+	// day 9, and so before.
+	if diff := cmp.Diff(map[key.Public]bool{{3}: true}, Moved(map[key.Public]ObservedPeer{{3}: at(9)}, map[key.Public]ObservedPeer{{3}: at(4)}, day(5))); diff != "" {
+		t.Errorf("after the clock was set back (-want +got):\n%s", diff)
 	}
 }
 
@@ -229,8 +266,11 @@ func TestLatest(t *testing.T) {
 	first := map[key.Public]ObservedPeer{{1}: peer(1, 0, 0, 1), {2}: peer(2, 1, 10, 20), {3}: peer(3, 9, 10, 20)}
 	second := map[key.Public]ObservedPeer{{1}: peer(1, 0, 0, 2), {2}: peer(2, 2, 1, 2), {3}: peer(3, 8, 1, 2), {4}: peer(4, 1, 5, 6)}
 	want := map[key.Public]ObservedPeer{{1}: peer(1, 0, 0, 3), {2}: peer(2, 2, 11, 22), {3}: peer(3, 9, 11, 22), {4}: peer(4, 1, 5, 6)}
-	if diff := cmp.Diff(want, Latest(first, second), byValue); diff != "" {
+	if diff := cmp.Diff(want, Latest(first, second, day(20)), byValue); diff != "" {
 		t.Errorf("latest (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(second, Latest(nil, second, day(20)), byValue); diff != "" {
+		t.Errorf("without the first tunnel (-want +got):\n%s", diff)
 	}
 }
 

@@ -27,9 +27,9 @@ type KeyTime struct {
 func TimesOfKeys(s *spec.Snapshot, now time.Time) KeyTimes {
 	ids := Identities(s, now)
 	out := KeyTimes{Server: KeyTime{Since: InForce(ids, now).From}}
-	for _, id := range ids {
-		if id.From.After(now) {
-			out.Server.Next = id.From
+	for _, k := range s.ServerKeys {
+		if k.From.After(now) {
+			out.Server.Next = earlier(out.Server.Next, k.From)
 		}
 	}
 	if len(ids) > 1 {

@@ -14,7 +14,8 @@ import (
 // Condition is one thing that readiness depends on.
 type Condition struct {
 	// Name: config (informational), key, device, port, forwarding, firewall,
-	// serving (false while draining and before the first run).
+	// serving (false while draining and before the first run), nextKey and
+	// externalSecrets (informational, where there are such).
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
 	// Detail says why in one line; no key material.
