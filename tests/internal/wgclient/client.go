@@ -304,6 +304,13 @@ func (c *Client) Sync(config Config) error {
 	return c.setconf("syncconf")
 }
 
+// Replace changes the device to config by `wg setconf`, which makes all peers
+// anew: their sessions end. Addresses and routes stay.
+func (c *Client) Replace(config Config) error {
+	c.config = config
+	return c.setconf("setconf")
+}
+
 // MoveTo has the client take another identity of its gateway, as one does that
 // knows both: the new peer is called beside the old one, and once it answers, what
 // goes through the tunnel goes to it, in one step. The old peer's allowed IPs and
