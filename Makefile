@@ -77,7 +77,7 @@ fuzz: ## Fuzz the parser of what users write and the rotation of keys, each for 
 	go test -run '^$$' -fuzz FuzzRotate -fuzztime $(FUZZTIME) ./agent/internal/rotate
 
 .PHONY: bench
-bench: ## Measure reload, metrics, throughput and memory; prints the README's table
+bench: ## Measure reload, key rotation, metrics, throughput and memory; prints the README's table
 	@go run ./tests/deps -try
 	@go run ./tests/bench
 

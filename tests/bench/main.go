@@ -3,7 +3,7 @@
 //
 //	bench                    measure everything, in about six minutes
 //	bench -write README.md   and put the table between <!-- bench --> and <!-- /bench --> of that file
-//	bench -only memory       measure some of it: reload, swap, throughput (with commas between)
+//	bench -only memory       measure some of it: reload, swap, rotation, throughput (with commas between)
 //
 // The gateway is the Pod that the chart describes, run as a container in network
 // namespaces of this machine, with userspace WireGuard. What it is compared with is
@@ -30,6 +30,7 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/gateway"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/podrun"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
 )
 
 func main() {
@@ -55,6 +56,7 @@ func sections() []section {
 	return []section{
 		{"reload", manyPeers},
 		{"swap", fileSwaps},
+		{"rotation", keyRotation},
 		{"throughput", throughput},
 	}
 }
@@ -90,7 +92,7 @@ func run(ctx context.Context, write, only string) error {
 		return errors.New("-write takes the whole table; leave -only out")
 	}
 	if missing := testenv.Missing(
-		testenv.Linux(), testenv.Root(), testenv.NetNS(), testenv.TUN(), testenv.Tool("wg"), testenv.Tool("go"),
+		testenv.Linux(), testenv.Root(), testenv.NetNS(), testenv.TUN(), wgclient.Tools(), testenv.Tool("go"),
 	); len(missing) > 0 {
 		return errors.New("cannot run here, for this machine lacks:\n  - " + strings.Join(missing, "\n  - "))
 	}
