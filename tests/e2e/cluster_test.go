@@ -92,26 +92,42 @@ func startCluster(t *testing.T) *cluster {
 		t.Cleanup(func() { c.down(t) })
 		c.downOnSignal(t)
 	}
-	archive := c.build(t)
+	archives := c.build(t)
 	c.connect(t)
 	c.becomeRouter(t)
-	took := c.run(t, command{args: []string{c.program, "load", archive}, watched: true}).took
-	c.times.add("cluster", "image loaded into every node", took)
+	took := c.run(t, command{args: append([]string{c.program, "load"}, archives...), watched: true}).took
+	c.times.add("cluster", "images loaded into every node", took)
 	c.defineMonitors(t)
+	c.installExternalSecrets(t)
 	c.startEcho(t)
 	return c
 }
 
 func keep() bool { return os.Getenv(envKeep) == "1" }
 
-// build starts the cluster and, meanwhile, builds the image and helm. It returns
-// the image's archive.
-func (c *cluster) build(t *testing.T) string {
+// build starts the cluster and, meanwhile, builds the image, External Secrets and
+// helm. It returns the archives of the first two.
+func (c *cluster) build(t *testing.T) []string {
 	t.Helper()
 	g, ctx := errgroup.WithContext(t.Context())
+	// The program looks for its sources in the directory that it is called in.
+	ofCluster := func(args ...string) (output, error) {
+		return c.try(ctx, command{
+			args: append([]string{c.program}, args...), watched: true,
+			dir: filepath.Join(c.root, "tests", "cluster"), env: []string{"GOFLAGS="},
+		})
+	}
+	var externalSecrets string
 	g.Go(func() error {
-		out, err := c.try(ctx, command{args: []string{c.program, "up"}, dir: filepath.Join(c.root, "tests", "cluster"), env: []string{"GOFLAGS="}, watched: true})
+		out, err := ofCluster("up")
 		c.times.add("cluster", "up", out.took)
+		if err != nil {
+			return err
+		}
+		// After that: both want all processors and the same lock.
+		out, err = ofCluster("build", externalSecretsPart)
+		c.times.add("cluster", "External Secrets built", out.took)
+		externalSecrets = strings.TrimSpace(out.stdout)
 		return err
 	})
 	var archive string
@@ -145,7 +161,7 @@ func (c *cluster) build(t *testing.T) string {
 		"PATH=" + filepath.Dir(helm) + string(filepath.ListSeparator) + os.Getenv("PATH"),
 		"HELM_CACHE_HOME=" + home, "HELM_CONFIG_HOME=" + home, "HELM_DATA_HOME=" + home,
 	}
-	return archive
+	return []string{archive, externalSecrets}
 }
 
 // connect opens the cluster's network namespaces and makes clients of its API.

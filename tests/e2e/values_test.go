@@ -3,28 +3,16 @@
 package e2e
 
 import (
-	"context"
-	"encoding/json"
-	"fmt"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
-)
-
-// The Prometheus operator, for the schemas of its own kinds.
-const (
-	operator    = "github.com/prometheus-operator/prometheus-operator"
-	operatorTag = "v0.85.0"
-	operatorSum = "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="
 )
 
 // testValues shows every scenario of values/ to the API server, which checks each
@@ -79,36 +67,5 @@ func testValues(t *testing.T, c *cluster) {
 		if !kinds[kind] {
 			t.Errorf("no scenario has a %s", kind)
 		}
-	}
-}
-
-// defineMonitors makes the kinds of the Prometheus operator known to the cluster.
-// Their definitions are taken from the operator's own Go module.
-func (c *cluster) defineMonitors(t *testing.T) {
-	t.Helper()
-	// Outside of any module, so that no go.mod or go.sum is written to.
-	out := c.run(t, command{args: []string{"go", "mod", "download", "-json", operator + "@" + operatorTag}, dir: t.TempDir(), env: []string{"GOFLAGS="}})
-	var module struct{ Dir, Sum string }
-	if err := json.Unmarshal([]byte(out.stdout), &module); err != nil {
-		t.Fatalf("go mod download: %v", err)
-	}
-	if module.Sum != operatorSum {
-		t.Fatalf("%s %s has the sum %s, want %s", operator, operatorTag, module.Sum, operatorSum)
-	}
-	for _, kind := range []string{"servicemonitors", "podmonitors"} {
-		file := filepath.Join(module.Dir, "example", "prometheus-operator-crd", "monitoring.coreos.com_"+kind+".yaml")
-		c.run(t, c.kubectl("apply", "--server-side", "--filename", file))
-		monitors := schema.GroupVersionResource{Group: "monitoring.coreos.com", Version: "v1", Resource: kind}
-		eventually(t, kind+" to be served", func(ctx context.Context) (bool, string) {
-			if _, err := c.dynamic.Resource(monitors).List(ctx, metav1.ListOptions{}); err != nil {
-				return false, err.Error()
-			}
-			list, err := c.client.Discovery().ServerResourcesForGroupVersion(monitors.GroupVersion().String())
-			if err != nil {
-				return false, err.Error()
-			}
-			known := slices.ContainsFunc(list.APIResources, func(r metav1.APIResource) bool { return r.Name == kind })
-			return known, fmt.Sprint(list.APIResources)
-		})
 	}
 }

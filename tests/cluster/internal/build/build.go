@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -71,8 +72,8 @@ func (p Part) Programs() []string {
 	return append(names, p.Links...)
 }
 
-// All builds every part that is not in the cache, and the images.
-func (b *Builder) All(ctx context.Context) (Result, error) {
+// Build builds those of the parts that are not in the cache, and their images.
+func (b *Builder) Build(ctx context.Context, parts []Part) (Result, error) {
 	if err := os.MkdirAll(b.Cache, 0o755); err != nil {
 		return Result{}, err
 	}
@@ -82,7 +83,7 @@ func (b *Builder) All(ctx context.Context) (Result, error) {
 	}
 	defer held.Close()
 	result := Result{Programs: map[string]string{}}
-	for _, part := range Parts() {
+	for _, part := range parts {
 		dir, err := b.part(ctx, part)
 		if err != nil {
 			return Result{}, err
@@ -91,11 +92,7 @@ func (b *Builder) All(ctx context.Context) (Result, error) {
 			result.Programs[name] = filepath.Join(dir, name)
 		}
 	}
-	for _, spec := range []image.Spec{
-		{Ref: config.PauseImage, Program: result.Programs["pause"], Path: "/pause"},
-		{Ref: config.CoreDNSImage, Program: result.Programs["coredns"], Path: "/coredns"},
-		{Ref: config.EchoImage, Program: result.Programs["echo"], Path: "/echo", Cmd: []string{"serve"}},
-	} {
+	for _, spec := range images(result.Programs) {
 		file := spec.Program + ".image.tar" // beside the program: as old as that
 		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 			if err := image.Write(file+".new", spec); err != nil {
@@ -110,10 +107,21 @@ func (b *Builder) All(ctx context.Context) (Result, error) {
 	return result, nil
 }
 
-// Missing are the names of the parts that are not in the cache.
-func (b *Builder) Missing(ctx context.Context) ([]string, error) {
+// images are those of the programs that were built.
+func images(programs map[string]string) []image.Spec {
+	all := []image.Spec{
+		{Ref: config.PauseImage, Program: programs["pause"], Path: "/pause"},
+		{Ref: config.CoreDNSImage, Program: programs["coredns"], Path: "/coredns"},
+		{Ref: config.EchoImage, Program: programs["echo"], Path: "/echo", Cmd: []string{"serve"}},
+		{Ref: config.ExternalSecretsImage, Program: programs["external-secrets"], Path: "/external-secrets"},
+	}
+	return slices.DeleteFunc(all, func(spec image.Spec) bool { return spec.Program == "" })
+}
+
+// Missing are the names of those of the parts that are not in the cache.
+func (b *Builder) Missing(ctx context.Context, parts []Part) ([]string, error) {
 	var missing []string
-	for _, part := range Parts() {
+	for _, part := range parts {
 		dir, err := b.place(ctx, part)
 		if err != nil {
 			return nil, err
@@ -174,6 +182,17 @@ func (b *Builder) compile(ctx context.Context, p Part, out string, watch *watche
 	args := []string{
 		"build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false",
 		"-tags", p.Tags, "-ldflags", strings.TrimSpace("-s -w " + p.LDFlags), "-o", out + "/",
+	}
+	if p.Replaced != nil {
+		// Beside the result, and gone with this build: where sources lie does
+		// not matter to the build (-trimpath).
+		copied := out + ".src"
+		defer os.RemoveAll(copied)
+		modfile, err := p.Replaced.apply(ctx, module, copied)
+		if err != nil {
+			return err
+		}
+		args = append(args, "-modfile", modfile)
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, p.Packages...)...)
 	cmd.Dir = module

@@ -1,5 +1,11 @@
 package build
 
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
 // Part is what one invocation of `go build` makes. Each heavy part is a Go
 // module of its own: their dependencies contradict each other.
 type Part struct {
@@ -20,13 +26,16 @@ type Part struct {
 	Sources []string
 	// Cold says how long a first build takes.
 	Cold string
+	// Replaced are files of one dependency in whose place ours are built.
+	Replaced *Replacement `json:",omitempty"`
 }
 
 // kubernetesVersion is that of parts/kubernetes/go.mod; the linker writes it
 // into the programs, which otherwise believe to be v0.0.0-master.
 const kubernetesVersion = "v1.37.2"
 
-// Parts are all parts, the quick ones first: what cannot be built is known soon.
+// Parts are the parts of every cluster, the quick ones first: what cannot be
+// built is known soon.
 func Parts() []Part {
 	return []Part{
 		{
@@ -82,4 +91,48 @@ func Parts() []Part {
 			Cold:    "15 minutes on two processors",
 		},
 	}
+}
+
+// OptionalParts are those that are built where they are asked for by name.
+func OptionalParts() []Part {
+	const externalSecrets = "github.com/external-secrets/external-secrets"
+	return []Part{
+		{
+			// The controller as it was released, but for two files that hold
+			// nothing but the lists of providers and of generators. The
+			// controllers import these lists, and no build tag shortens them:
+			// with all forty SDKs the build takes ${FULL}, without
+			// them ${SHORT}, on two processors. parts/external-secrets
+			// builds the whole of it too, by `go build` of the same package.
+			Name: "external-secrets", Dir: "parts/external-secrets",
+			Packages: []string{externalSecrets},
+			Sources:  []string{"parts/external-secrets"},
+			Cold:     "${SHORT}",
+			Replaced: &Replacement{
+				Module: externalSecrets,
+				Files: map[string]string{
+					"pkg/provider/register/register.go":  "providers/register.go",
+					"pkg/generator/register/register.go": "generators/register.go",
+				},
+			},
+		},
+	}
+}
+
+// Select are the optional parts of these names.
+func Select(names []string) ([]Part, error) {
+	parts := make([]Part, 0, len(names))
+	for _, name := range names {
+		optional := OptionalParts()
+		i := slices.IndexFunc(optional, func(p Part) bool { return p.Name == name })
+		if i < 0 {
+			known := make([]string, 0, len(optional))
+			for _, p := range optional {
+				known = append(known, p.Name)
+			}
+			return nil, fmt.Errorf("part %q: unknown: use %s", name, strings.Join(known, ", "))
+		}
+		parts = append(parts, optional[i])
+	}
+	return parts, nil
 }

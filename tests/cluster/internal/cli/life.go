@@ -20,22 +20,37 @@ import (
 
 func buildCommand(p *progress.Printer) *cobra.Command {
 	return &cobra.Command{
-		Use:   "build",
-		Short: "build all programs and images that are not in the cache",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "build [PART…]",
+		Short: "build all programs and images of a cluster that are not in the cache, or optional parts",
+		Long: `Build all programs and images of a cluster that are not in the cache.
+
+With arguments: build these optional parts instead, and print the paths of their
+images' archives, to be loaded by ` + "`cluster load`" + `. There is one: external-secrets.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			dirs, err := layout.FromEnv(os.Getenv)
 			if err != nil {
 				return err
 			}
-			_, err = buildAll(cmd.Context(), dirs, p)
+			if len(args) == 0 {
+				_, err = buildParts(cmd.Context(), dirs, build.Parts(), p)
+				return err
+			}
+			parts, err := build.Select(args)
+			if err != nil {
+				return err
+			}
+			built, err := buildParts(cmd.Context(), dirs, parts, p)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), strings.Join(built.Images, "\n"))
 			return err
 		},
 	}
 }
 
-// buildAll builds what the cache has not, after a look at what that needs.
-func buildAll(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (build.Result, error) {
+// buildParts builds what the cache has not, after a look at what that needs.
+func buildParts(ctx context.Context, dirs layout.Dirs, parts []build.Part, p *progress.Printer) (build.Result, error) {
 	wd, err := os.Getwd()
 	if err != nil {
 		return build.Result{}, err
@@ -45,7 +60,7 @@ func buildAll(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (build
 		return build.Result{}, err
 	}
 	b := &build.Builder{Source: source, Cache: dirs.Parts(), Progress: p}
-	missing, err := b.Missing(ctx)
+	missing, err := b.Missing(ctx, parts)
 	if err != nil {
 		return build.Result{}, err
 	}
@@ -55,7 +70,7 @@ func buildAll(ctx context.Context, dirs layout.Dirs, p *progress.Printer) (build
 			return build.Result{}, err
 		}
 	}
-	return b.All(ctx)
+	return b.Build(ctx, parts)
 }
 
 func upCommand(p *progress.Printer) *cobra.Command {
@@ -75,7 +90,7 @@ func upCommand(p *progress.Printer) *cobra.Command {
 			if err := preflight.Run(cmd.Context(), dirs); err != nil {
 				return err
 			}
-			built, err := buildAll(cmd.Context(), dirs, p)
+			built, err := buildParts(cmd.Context(), dirs, build.Parts(), p)
 			if err != nil {
 				return err
 			}

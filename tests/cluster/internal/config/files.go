@@ -18,12 +18,13 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/tests/cluster/internal/topology"
 )
 
-// Names of images that the cluster itself brings. `.test` is reserved
-// (RFC 6761): no registry can ever answer for them.
+// Names of images that the cluster itself brings, the last one where it is asked
+// for. `.test` is reserved (RFC 6761): no registry can ever answer for them.
 const (
-	PauseImage   = "vpn-gateway.test/pause:1"
-	CoreDNSImage = "vpn-gateway.test/coredns:1"
-	EchoImage    = "vpn-gateway.test/echo:1"
+	PauseImage           = "vpn-gateway.test/pause:1"
+	CoreDNSImage         = "vpn-gateway.test/coredns:1"
+	EchoImage            = "vpn-gateway.test/echo:1"
+	ExternalSecretsImage = "vpn-gateway.test/external-secrets:1"
 )
 
 const (
