@@ -33,6 +33,10 @@ func TestCluster(t *testing.T) {
 		// The longest first: the others fit beside them.
 		{"Install", testInstall},
 		{"Refresh", testRefresh},
+		{"Rotation", testRotation},
+		{"BackendFaults", testBackendFaults},
+		{"PushSecret", testPushSecret},
+		{"ExternalSecrets", testExternalSecrets},
 		{"Upgrade", testUpgrade},
 		{"Faults", testFaults},
 		{"Disruption", testDisruption},

@@ -20,11 +20,17 @@ const (
 	externalSecretsImage  = "vpn-gateway.test/external-secrets:1" // as that part names it
 )
 
-// Kinds of External Secrets.
-var (
-	externalSecrets = schema.GroupVersionResource{Group: "external-secrets.io", Version: "v1", Resource: "externalsecrets"}
-	pushSecrets     = schema.GroupVersionResource{Group: "external-secrets.io", Version: "v1alpha1", Resource: "pushsecrets"}
-)
+// externalSecretsKind is a kind of External Secrets, by its plural.
+func externalSecretsKind(resource string) schema.GroupVersionResource {
+	kind := schema.GroupVersionResource{Group: "external-secrets.io", Version: "v1", Resource: resource}
+	switch resource {
+	case "pushsecrets":
+		kind.Version = "v1alpha1"
+	case "generatorstates":
+		kind.Group, kind.Version = "generators.external-secrets.io", "v1alpha1"
+	}
+	return kind
+}
 
 // installExternalSecrets runs the controller of External Secrets, with what its own
 // chart gives it: rights, arguments, security context. Its definitions of kinds
@@ -34,11 +40,8 @@ func (c *cluster) installExternalSecrets(t *testing.T) {
 	t.Helper()
 	part := filepath.Join(c.root, "tests", "cluster", "parts", externalSecretsPart)
 	dir := c.module(t, part, externalSecretsModule).Dir
-	for _, kind := range []schema.GroupVersionResource{
-		externalSecrets, pushSecrets,
-		{Group: "external-secrets.io", Version: "v1", Resource: "secretstores"},
-		{Group: "generators.external-secrets.io", Version: "v1alpha1", Resource: "generatorstates"},
-	} {
+	for _, resource := range []string{"externalsecrets", "pushsecrets", "secretstores", "generatorstates"} {
+		kind := externalSecretsKind(resource)
 		c.define(t, filepath.Join(dir, "config", "crds", "bases", kind.Group+"_"+kind.Resource+".yaml"), kind)
 	}
 	repository, tag, _ := strings.Cut(externalSecretsImage, ":")

@@ -85,6 +85,13 @@ func (g *gateway) helmWith(t *testing.T, values map[string]any, args ...string) 
 // Service's address, which a cloud would give it.
 func (g *gateway) install(t *testing.T, values map[string]any) {
 	t.Helper()
+	g.helmInstall(t, values)
+	g.key(t) // which is recorded by this
+}
+
+// helmInstall is install for a gateway whose key is not the Job's.
+func (g *gateway) helmInstall(t *testing.T, values map[string]any) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var cloud sync.WaitGroup
 	cloud.Go(func() {
@@ -99,7 +106,6 @@ func (g *gateway) install(t *testing.T, values map[string]any) {
 	defer cancel()
 	took := g.run(t, g.helmWith(t, values, "install", release, chartDir, "--wait", "--timeout", patience.String())).took
 	g.times.add(g.scenario, "helm install --wait", took)
-	g.key(t) // which is recorded by this
 }
 
 // upgrade gives the release other values.

@@ -1,0 +1,221 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
+)
+
+const (
+	// rotationLead is how long before its time a key is written where the kubelet
+	// is hurried; pushLead where it goes through the backend, too.
+	rotationLead, pushLead = 25 * time.Second, 45 * time.Second
+	// refreshLead is the same where the kubelet is left to itself.
+	refreshLead = 4 * time.Minute
+	// hurried and unhurried say how often a test hurries the kubelet along.
+	hurried, unhurried = 2 * time.Second, time.Duration(0)
+	// greenPort is the port that clients of the second identity dial.
+	greenPort = clientPort + 1
+)
+
+// entryTime is how the time at which a key comes in force stands in the name of
+// its entry in a Secret.
+const entryTime = "20060102T150405Z"
+
+// datedEntry is the name of a key's entry: its slot or its peer, and its time.
+func datedEntry(base string, from time.Time) string {
+	return base + "." + from.UTC().Format(entryTime)
+}
+
+// rotating are values for Jobs that rotate the server key and the pre-shared keys
+// when they are called by hand: no time comes by itself.
+func rotating(annotatePods bool, lead time.Duration) map[string]any {
+	return map[string]any{"keyRotation": map[string]any{
+		"enabled": true, "suspend": true, "lead": lead.String(), "annotatePods": annotatePods,
+	}}
+}
+
+// testRotation rotates keys in the release's own Secrets, by the Jobs of the
+// CronJobs, under a stream.
+func testRotation(t *testing.T, c *cluster) {
+	t.Run("kubelet hurried by the Job", func(t *testing.T) {
+		t.Parallel()
+		rotateHurried(t, c)
+	})
+	t.Run("kubelet left to itself", func(t *testing.T) {
+		t.Parallel()
+		rotateUnhurried(t, c)
+	})
+}
+
+func rotateHurried(t *testing.T, c *cluster) {
+	g := c.newGateway(t, "Rotation", nil)
+	alice := newClient(t, "alice", 2)
+	g.makePSK(t, &alice)
+	values := withPSK(alice)
+	values["keyRotation"] = rotating(true, rotationLead)["keyRotation"]
+	values["keyRotation"].(map[string]any)["presharedKeys"] = map[string]any{"schedule": "0 4 1 * *"}
+	g.install(t, values)
+	device := g.dial(t, alice)
+	stream := g.startStream(t, device)
+	lives, first := g.lives(t), g.state(t)
+
+	start := time.Now()
+	g.rotate(t, "server")
+	next, from := g.pending(t)
+	g.awaitIdentity(t, next, unhurried)
+	g.times.add(g.scenario, "Job started, next server key known to the gateway, with keyRotation.annotatePods", time.Since(start))
+	if now := g.state(t).PublicKey; now != first.PublicKey {
+		t.Errorf("the public key in force is %s before its time has come, want %s", now, first.PublicKey)
+	}
+
+	g.rotate(t, "psk-0")
+	psk, turn := g.nextPSK(t, alice)
+	g.awaitTurn(t, next, from)
+	time.Sleep(time.Until(turn)) // both ends switch by the clock
+	alice.psk = psk
+	if err := device.SetPresharedKey(first.PublicKey, psk); err != nil {
+		t.Fatal(err)
+	}
+	flows(t, stream, 3*streamRate)
+	g.lostNothing(t, stream, "server key and pre-shared key were rotated")
+	g.untouched(t, lives)
+
+	// A device that starts anew has to shake hands: with the pre-shared key in
+	// force, and with either identity.
+	if err := device.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := g.dialAt(t, alice, first.PublicKey, clientPort)
+	if err := old.Close(); err != nil {
+		t.Fatal(err)
+	}
+	g.dialAt(t, alice, next, greenPort)
+}
+
+func rotateUnhurried(t *testing.T, c *cluster) {
+	g := c.newGateway(t, "RotationByKubelet", nil)
+	alice := newClient(t, "alice", 2)
+	values := peers(alice)
+	values["keyRotation"] = rotating(false, refreshLead)["keyRotation"]
+	g.install(t, values)
+	stream := g.startStream(t, g.dial(t, alice))
+	lives := g.lives(t)
+
+	start := time.Now()
+	g.rotate(t, "server")
+	next, _ := g.pending(t)
+	g.awaitIdentity(t, next, unhurried)
+	g.times.add(g.scenario, "Job started, next server key known to the gateway, without keyRotation.annotatePods", time.Since(start))
+	g.lostNothing(t, stream, "waiting for the kubelet to bring the next server key")
+	g.untouched(t, lives)
+}
+
+// rotate rotates now, as an administrator does: by a Job of the CronJob, which has
+// to succeed.
+func (g *gateway) rotate(t *testing.T, what string) {
+	t.Helper()
+	cronJob := release + "-rotate-" + what
+	name := fmt.Sprintf("%s-%d", cronJob, time.Now().Unix())
+	g.run(t, g.kubectl("create", "job", "--namespace", g.namespace, "--from=cronjob/"+cronJob, name))
+	eventually(t, "the Job "+name, func(ctx context.Context) (bool, string) {
+		job, err := g.client.BatchV1().Jobs(g.namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return false, err.Error()
+		}
+		if job.Status.Failed > 0 {
+			t.Fatalf("a Pod of the Job %s has failed: %+v", name, job.Status)
+		}
+		return job.Status.Succeeded == 1, fmt.Sprintf("%+v", job.Status)
+	})
+}
+
+// pending is the next identity, and when it comes in force, as it is published for
+// clients.
+func (g *gateway) pending(t *testing.T) (publicKey string, from time.Time) {
+	t.Helper()
+	published := must[*corev1.ConfigMap](t)(g.client.CoreV1().ConfigMaps(g.namespace).Get(t.Context(), release+"-keys", metav1.GetOptions{}))
+	publicKey = published.Data["nextPublicKey"]
+	if publicKey == "" {
+		t.Fatalf("no next identity is published: %v", published.Data)
+	}
+	return publicKey, must[time.Time](t)(time.Parse(time.RFC3339, published.Data["nextFrom"]))
+}
+
+// nextPSK reads a client's next pre-shared key, and when it comes in force, as the
+// client is told it by whatever brings it there.
+func (g *gateway) nextPSK(t *testing.T, p client) (psk wgclient.Secret, from time.Time) {
+	t.Helper()
+	entries := record(t, g.secret(t, pskSecret))
+	for name, value := range entries {
+		if at, dated := strings.CutPrefix(name, p.name+"."); dated {
+			psk, from = must[wgclient.Secret](t)(wgclient.ParseSecret(value)), must[time.Time](t)(time.Parse(entryTime, at))
+		}
+	}
+	if psk.IsZero() || len(entries) != 2 || entries[p.name] != p.psk.Reveal() {
+		t.Fatalf("Secret %s has %d entries, want the key in force and the next one", pskSecret, len(entries))
+	}
+	return psk, from
+}
+
+// awaitIdentity waits until the gateway says that it answers to an identity, in
+// force or not; hurry is as of [gateway.await].
+func (g *gateway) awaitIdentity(t *testing.T, publicKey string, hurry time.Duration) {
+	t.Helper()
+	pod := g.pod(t)
+	g.await(t, "the next identity to be known", func(readiness) bool {
+		_, body, err := g.get(t.Context(), "http://"+net.JoinHostPort(pod.Status.PodIP, "8080")+"/readyz")
+		return err == nil && strings.Contains(body, publicKey)
+	}, hurry)
+}
+
+// awaitTurn waits until an identity is in force, and notes how long after its time
+// the gateway said so.
+func (g *gateway) awaitTurn(t *testing.T, publicKey string, from time.Time) {
+	t.Helper()
+	if late := time.Since(from); late > 0 {
+		t.Errorf("the key's time has passed by %s before the gateway knew it", late)
+	}
+	g.await(t, "the next identity in force", func(r readiness) bool { return r.PublicKey == publicKey }, unhurried)
+	early := time.Since(from)
+	if early < 0 {
+		t.Errorf("the next identity is in force %s before its time", -early)
+	}
+	g.times.note(g.scenario, "next server key in force after its time", fmt.Sprintf("%d ms", early.Milliseconds()))
+}
+
+// dialAt is dial for an identity, at the port where that answers.
+func (g *gateway) dialAt(t *testing.T, p client, publicKey string, port uint16) *wgclient.Client {
+	t.Helper()
+	g.balance(t)
+	config := p.config(g, publicKey)
+	config.Peers[0].Endpoint = netip.AddrPortFrom(g.address, port).String()
+	device := wgclient.ForTest(t, config, wgclient.Options{NS: g.machine(t)})
+	g.reachesEcho(t, device)
+	return device
+}
+
+// serverSecret is the name of the Secret with the server key that the gateway mounts.
+func (g *gateway) serverSecret(t *testing.T) string {
+	t.Helper()
+	d := must[*appsv1.Deployment](t)(g.client.AppsV1().Deployments(g.namespace).Get(t.Context(), release, metav1.GetOptions{}))
+	for _, v := range d.Spec.Template.Spec.Volumes {
+		if v.Name == "key" && v.Projected != nil {
+			return v.Projected.Sources[0].Secret.Name
+		}
+	}
+	t.Fatalf("no volume with the server key in %+v", d.Spec.Template.Spec.Volumes)
+	return ""
+}
