@@ -14,6 +14,11 @@
 // what it has mounted about once a minute. The scenario Refresh waits for that;
 // the others touch an annotation of the Pod, upon which the kubelet looks at
 // once ([gateway.hurry]).
+//
+// External Secrets runs in the cluster, the controller itself with its own chart's
+// rights. The backend is another namespace, by its Kubernetes provider: there is no
+// Vault server that could be built here, so that what the chart renders for Vault
+// is shown to the API server, which knows the kinds, and to nobody else.
 package e2e
 
 import (

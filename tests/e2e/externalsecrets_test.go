@@ -148,8 +148,8 @@ func testBackendFaults(t *testing.T, c *cluster) {
 	lives, good := g.lives(t), g.state(t)
 
 	faults := []struct {
-		name          string
-		break_, mend_ func()
+		name     string
+		do, undo func()
 	}{
 		{"permission lost", func() { b.revoke(t) }, func() { b.grant(t) }},
 		{
@@ -159,7 +159,7 @@ func testBackendFaults(t *testing.T, c *cluster) {
 	}
 	for _, f := range faults {
 		start := time.Now()
-		f.break_()
+		f.do()
 		b.awaitReady(t, false)
 		g.times.add(g.scenario, f.name+", told by External Secrets", time.Since(start))
 		bad := g.await(t, f.name+" to be told", func(r readiness) bool { return !r.condition("externalSecrets").OK }, 0)
@@ -167,7 +167,7 @@ func testBackendFaults(t *testing.T, c *cluster) {
 		g.checkStale(t, good, bad)
 
 		start = time.Now()
-		f.mend_()
+		f.undo()
 		b.awaitReady(t, true)
 		g.times.add(g.scenario, f.name+", mended, External Secrets recovered", time.Since(start))
 		g.await(t, f.name+" to be told as mended", func(r readiness) bool { return r.condition("externalSecrets").OK }, 0)

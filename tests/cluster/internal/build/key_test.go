@@ -3,6 +3,7 @@ package build
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -24,8 +25,9 @@ func TestKey(t *testing.T) {
 		}
 	}
 
-	tagged, linked, cgo := part, part, part
+	tagged, linked, cgo, replaced := part, part, part, part
 	tagged.Tags = "x"
+	replaced.Replaced = &Replacement{Module: "m"}
 	linked.LDFlags = "-X a=b"
 	cgo.CGO = true
 	other := []struct {
@@ -41,6 +43,7 @@ func TestKey(t *testing.T) {
 		{"tags", tagged, files, "go1"},
 		{"linker flags", linked, files, "go1"},
 		{"cgo", cgo, files, "go1"},
+		{"files of a dependency", replaced, files, "go1"},
 	}
 	for _, tt := range other {
 		if got := key(t, tt.part, tt.files, tt.goVersion); got == base {
@@ -59,12 +62,19 @@ func TestKeyNeedsSources(t *testing.T) {
 func TestParts(t *testing.T) {
 	const source = "../.."
 	owner := map[string]string{}
-	for _, part := range Parts() {
+	for _, part := range slices.Concat(Parts(), OptionalParts()) {
 		if _, err := Key(part, source, "go1"); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Stat(filepath.Join(source, part.Dir, "go.mod")); err != nil {
 			t.Errorf("%s: %v", part.Name, err)
+		}
+		if part.Replaced != nil {
+			for _, ours := range part.Replaced.Files {
+				if _, err := os.Stat(filepath.Join(source, part.Dir, ours)); err != nil {
+					t.Errorf("%s: %v", part.Name, err)
+				}
+			}
 		}
 		for _, program := range part.Programs() {
 			if other := owner[program]; other != "" {
