@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"testing"
@@ -28,6 +29,8 @@ const (
 
 	// Names of what the backend holds.
 	serverEntry, pskEntry, peersEntry = "server", "psk", "peers"
+	// pushedField is the field of an entry to which keys are pushed.
+	pushedField = "vpn-gateway-keys"
 )
 
 // backend stands for the secret store outside that a company has: a namespace of
@@ -116,23 +119,24 @@ func (b *backend) remove(t *testing.T, entry string) {
 	}
 }
 
-// fields reads an entry of the backend, and records the keys in it. Never print it.
-func (b *backend) fields(t *testing.T, entry string) map[string]string {
+// pushed are the keys that a PushSecret has written to an entry of the backend, by
+// their names: it has them all in one field. They are recorded. Never print them.
+func (b *backend) pushed(ctx context.Context, t *testing.T, entry string) map[string]string {
 	t.Helper()
-	s := must[*corev1.Secret](t)(b.client.CoreV1().Secrets(b.store).Get(t.Context(), entry, metav1.GetOptions{}))
-	return record(t, s)
-}
-
-// record notes the keys of a Secret for the search for leaks, and returns its
-// entries. Never print them.
-func record(t *testing.T, s *corev1.Secret) map[string]string {
-	t.Helper()
-	entries := map[string]string{}
-	for name, value := range s.Data {
-		entries[name] = string(value)
-		testenv.RecordSecret(t, string(value))
+	s, err := b.client.CoreV1().Secrets(b.store).Get(ctx, entry, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return entries
+	keys := map[string]string{}
+	if text, ok := s.Data[pushedField]; ok {
+		if err := json.Unmarshal(text, &keys); err != nil {
+			t.Fatalf("the backend's entry %s: its field %s is no JSON", entry, pushedField) // the error may quote it
+		}
+	}
+	for _, key := range keys {
+		testenv.RecordSecret(t, key)
+	}
+	return keys
 }
 
 // stored are values of a gateway whose server key, pre-shared keys and peers are in

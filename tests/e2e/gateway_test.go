@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -175,12 +176,25 @@ type readiness struct {
 	DataPlane  string
 	Reason     string
 	PublicKey  string
+	Identities []identity
+}
+
+// identity is a server key that the gateway answers to.
+type identity struct {
+	PublicKey, Slot string
+	InForce         bool
+	From, Retires   time.Time
 }
 
 type condition struct {
 	Name   string
 	OK     bool
 	Detail string
+}
+
+// knows reports whether the gateway answers to a key, in force or not.
+func (r readiness) knows(publicKey string) bool {
+	return slices.ContainsFunc(r.Identities, func(i identity) bool { return i.PublicKey == publicKey })
 }
 
 // condition returns the one with that name.

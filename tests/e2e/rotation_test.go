@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
 )
 
@@ -77,12 +77,13 @@ func rotateHurried(t *testing.T, c *cluster) {
 	next, from := g.pending(t)
 	g.awaitIdentity(t, next, unhurried)
 	g.times.add(g.scenario, "Job started, next server key known to the gateway, with keyRotation.annotatePods", time.Since(start))
-	if now := g.state(t).PublicKey; now != first.PublicKey {
-		t.Errorf("the public key in force is %s before its time has come, want %s", now, first.PublicKey)
-	}
+	g.notYet(t, first.PublicKey, "server", from)
 
+	start = time.Now()
 	g.rotate(t, "psk-0")
 	psk, turn := g.nextPSK(t, alice)
+	g.awaitPending(t, "preshared", turn)
+	g.times.add(g.scenario, "Job started, next pre-shared key known to the gateway, with keyRotation.annotatePods", time.Since(start))
 	g.awaitTurn(t, next, from)
 	time.Sleep(time.Until(turn)) // both ends switch by the clock
 	alice.psk = psk
@@ -112,13 +113,14 @@ func rotateUnhurried(t *testing.T, c *cluster) {
 	values["keyRotation"] = rotating(false, refreshLead)["keyRotation"]
 	g.install(t, values)
 	stream := g.startStream(t, g.dial(t, alice))
-	lives := g.lives(t)
+	lives, first := g.lives(t), g.state(t)
 
 	start := time.Now()
 	g.rotate(t, "server")
-	next, _ := g.pending(t)
+	next, from := g.pending(t)
 	g.awaitIdentity(t, next, unhurried)
 	g.times.add(g.scenario, "Job started, next server key known to the gateway, without keyRotation.annotatePods", time.Since(start))
+	g.notYet(t, first.PublicKey, "server", from)
 	g.lostNothing(t, stream, "waiting for the kubelet to bring the next server key")
 	g.untouched(t, lives)
 }
@@ -170,15 +172,44 @@ func (g *gateway) nextPSK(t *testing.T, p client) (psk wgclient.Secret, from tim
 	return psk, from
 }
 
+// record notes the keys of a Secret for the search for leaks, and returns its
+// entries. Never print them.
+func record(t *testing.T, s *corev1.Secret) map[string]string {
+	t.Helper()
+	entries := map[string]string{}
+	for name, value := range s.Data {
+		entries[name] = string(value)
+		testenv.RecordSecret(t, string(value))
+	}
+	return entries
+}
+
 // awaitIdentity waits until the gateway says that it answers to an identity, in
 // force or not; hurry is as of [gateway.await].
 func (g *gateway) awaitIdentity(t *testing.T, publicKey string, hurry time.Duration) {
 	t.Helper()
-	pod := g.pod(t)
-	g.await(t, "the next identity to be known", func(readiness) bool {
-		_, body, err := g.get(t.Context(), "http://"+net.JoinHostPort(pod.Status.PodIP, "8080")+"/readyz")
-		return err == nil && strings.Contains(body, publicKey)
-	}, hurry)
+	g.await(t, "the next identity to be known", func(r readiness) bool { return r.knows(publicKey) }, hurry)
+}
+
+// notYet fails t unless a key of the kind is pending for a time, and the server key
+// in force is still that of before.
+func (g *gateway) notYet(t *testing.T, before, kind string, from time.Time) {
+	t.Helper()
+	if now := g.state(t).PublicKey; now != before {
+		t.Errorf("the public key in force is %s before its time has come, want %s", now, before)
+	}
+	g.awaitPending(t, kind, from)
+}
+
+// awaitPending waits until the gateway's metrics tell a time at which a key of the
+// kind comes in force.
+func (g *gateway) awaitPending(t *testing.T, kind string, from time.Time) {
+	t.Helper()
+	series := fmt.Sprintf("vpn_gateway_key_next_activation_timestamp_seconds{kind=%q}", kind)
+	eventually(t, series, func(context.Context) (bool, string) {
+		value, ok := g.metric(t, series)
+		return ok && int64(value) == from.Unix(), fmt.Sprintf("%f, %t, want %d", value, ok, from.Unix())
+	})
 }
 
 // awaitTurn waits until an identity is in force, and notes how long after its time
