@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/stream"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
 )
@@ -94,16 +95,53 @@ func rotateHurried(t *testing.T, c *cluster) {
 	g.lostNothing(t, stream, "server key and pre-shared key were rotated")
 	g.untouched(t, lives)
 
-	// A device that starts anew has to shake hands: with the pre-shared key in
-	// force, and with either identity.
+	g.checkKeysShow(t, next)
+	g.moveByFile(t, device, stream, next)
+	// Whoever has not moved is served still, and has to shake hands by now.
 	if err := device.Close(); err != nil {
 		t.Fatal(err)
 	}
-	old := g.dialAt(t, alice, first.PublicKey, clientPort)
-	if err := old.Close(); err != nil {
+	g.dialAt(t, alice, first.PublicKey, clientPort)
+}
+
+// moveByFile gives a client the file that `peer update` makes of its own, under a
+// stream of its own, and notes what that costs.
+func (g *gateway) moveByFile(t *testing.T, device *wgclient.Client, before *stream.Stream, next string) {
+	t.Helper()
+	call := g.kubectl("exec", "--stdin", "--namespace", g.namespace, "deployment/"+release, "--", "/vpn-agent", "peer", "update")
+	call.stdin, call.secret = clientFile(device.Config()), true
+	updated := must[wgclient.Config](t)(wgclient.Parse(g.run(t, call).stdout))
+	if got, want := updated.Peers[0].Endpoint, netip.AddrPortFrom(g.address, greenPort).String(); updated.Peers[0].PublicKey != next || got != want {
+		t.Errorf("the new file names the gateway %s at %s, want %s at %s", updated.Peers[0].PublicKey, got, next, want)
+	}
+	s := must[*stream.Stream](t)(stream.Start(stream.Options{From: device.NS(), To: before.To(), Rate: streamRate}))
+	t.Cleanup(func() { s.Stop(0) })
+	flows(t, s, streamRate)
+	if err := device.Sync(updated); err != nil {
 		t.Fatal(err)
 	}
-	g.dialAt(t, alice, next, greenPort)
+	flows(t, s, streamRate) // with the new key, and the pre-shared key in force
+	g.times.note(g.scenario, "stream while the client takes its new file (wg syncconf)", s.Stop(10*time.Second).String())
+}
+
+// clientFile is a client's file as wg-quick reads it. It holds keys.
+func clientFile(c wgclient.Config) string {
+	peer := c.Peers[0]
+	return fmt.Sprintf("[Interface]\nPrivateKey = %s\nAddress = %s\n\n[Peer]\nPublicKey = %s\nPresharedKey = %s\nEndpoint = %s\nAllowedIPs = %s\n",
+		c.PrivateKey.Reveal(), c.Addresses[0], peer.PublicKey, peer.PresharedKey.Reveal(), peer.Endpoint, peer.AllowedIPs[0])
+}
+
+// checkKeysShow looks at what `keys show` tells of a gateway whose second server
+// key is in force. Its output is among the artifacts, for what searches them for keys.
+func (g *gateway) checkKeysShow(t *testing.T, next string) {
+	t.Helper()
+	shown := g.run(t, g.kubectl("exec", "--namespace", g.namespace, "deployment/"+release, "--", "/vpn-agent", "keys", "show")).stdout
+	for line := range strings.Lines(shown) {
+		if strings.Contains(line, next) && strings.Contains(line, "current") {
+			return
+		}
+	}
+	t.Errorf("keys show does not tell %s as current:\n%s", next, shown)
 }
 
 func rotateUnhurried(t *testing.T, c *cluster) {
