@@ -128,7 +128,8 @@ func (r *Rendered) Manifest() []byte {
 	var b bytes.Buffer
 	for _, o := range r.Objects {
 		if o.Hook == "" {
-			fmt.Fprintf(&b, "---\n# Source: %s\n%s", o.Template, o.YAML)
+			// A template that chomps its end has no newline there.
+			fmt.Fprintf(&b, "---\n# Source: %s\n%s\n", o.Template, bytes.TrimRight(o.YAML, "\n"))
 		}
 	}
 	return b.Bytes()
