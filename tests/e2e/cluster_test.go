@@ -55,6 +55,7 @@ type cluster struct {
 	// outside is the namespace of the client outside of the cluster, control
 	// that of the control plane, from which API server, nodes and Pods can be reached.
 	outside, control *netns.NS
+	config           *rest.Config
 	client           kubernetes.Interface
 	dynamic          dynamic.Interface
 
@@ -179,6 +180,7 @@ func (c *cluster) connect(t *testing.T) {
 	c.outside, c.control = open("client"), open("cp")
 
 	config := must[*rest.Config](t)(clientcmd.BuildConfigFromFlags("", c.status.Kubeconfig))
+	c.config = config
 	config.Dial = c.control.DialContext
 	config.QPS, config.Burst = 200, 400
 	config.WarningHandler = rest.NoWarnings{} // the inventory asks for deprecated kinds too

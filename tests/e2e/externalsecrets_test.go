@@ -5,11 +5,13 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
@@ -89,6 +91,8 @@ func testExternalSecrets(t *testing.T, c *cluster) {
 	g.lostNothing(t, stream, "peers, pre-shared key and server key changed in the backend")
 	g.untouched(t, lives)
 
+	// The gateway has a token for this, and for nothing else.
+	g.grants(t, release, "get external-secrets.io/externalsecrets "+strings.Join([]string{g.serverSecret(t), pskSecret, peersSecret}, ","))
 	// The old identity was served all the time. The new one is at the other port.
 	if err := device.Close(); err != nil {
 		t.Fatal(err)
@@ -111,6 +115,9 @@ func testPushSecret(t *testing.T, c *cluster) {
 	stream := g.startStream(t, device)
 	lives, first := g.lives(t), g.state(t)
 
+	g.grants(t, rotateAccount,
+		"get,patch /secrets "+keySecret, "get /secrets "+g.serverSecret(t), // and does not write to what External Secrets makes
+		"get,patch /configmaps "+publishedKeys)
 	start := time.Now()
 	g.rotate(t, "server")
 	next, from := g.pending(t)
@@ -125,7 +132,7 @@ func testPushSecret(t *testing.T, c *cluster) {
 	})
 	g.awaitIdentity(t, next, hurried)
 	g.times.add(g.scenario, "Job started, next server key known to the gateway", time.Since(start))
-	g.notYet(t, first.PublicKey, "server", from)
+	g.notYet(t, first.PublicKey, from)
 	g.awaitTurn(t, next, from)
 	g.lostNothing(t, stream, "the server key was rotated through the backend")
 	g.untouched(t, lives)
@@ -183,6 +190,7 @@ func testBackendFaults(t *testing.T, c *cluster) {
 	bad := g.reached(t, "the garbled key to be refused", func(r readiness) bool { return !r.condition("config").OK })
 	g.times.add(g.scenario, "server key garbled in the backend, refused", time.Since(start))
 	g.keptGood(t, good, bad, privateKey)
+	g.logs(t, `"level":"ERROR"`, privateKey)
 	start = time.Now()
 	b.put(t, serverEntry, map[string]string{privateKey: server.Reveal()})
 	g.reached(t, "the mended key to be taken up", func(r readiness) bool { return r.condition("config").OK })
@@ -193,7 +201,7 @@ func testBackendFaults(t *testing.T, c *cluster) {
 	g.untouched(t, lives)
 }
 
-// checkStale checks a gateway whose Secrets are not renewed: what it has stays in
+// checkStale checks a gateway whose Secret is not renewed: what it has stays in
 // force, and condition, metric and log name the ExternalSecret.
 func (g *gateway) checkStale(t *testing.T, good, now readiness, secret string) {
 	t.Helper()
@@ -201,6 +209,26 @@ func (g *gateway) checkStale(t *testing.T, good, now readiness, secret string) {
 		t.Errorf("hash and generation in force (-before +after):\n%s", diff)
 	}
 	if detail := now.condition("externalSecrets").Detail; !strings.Contains(detail, secret) {
-		t.Errorf("condition externalSecrets: %q, want it to name the ExternalSecret", detail)
+		t.Errorf("condition externalSecrets: %q, want it to name %s", detail, secret)
 	}
+	if value, ok := g.metric(t, fmt.Sprintf("vpn_gateway_external_secret_ready{name=%q}", secret)); !ok || value != 0 {
+		t.Errorf("vpn_gateway_external_secret_ready of %s = %v, %t, want 0", secret, value, ok)
+	}
+	g.logs(t, `"level":"WARN"`, fmt.Sprintf(`"externalSecret":%q`, secret))
+}
+
+// logs fails t unless the gateway has logged a line that has all of the texts.
+func (g *gateway) logs(t *testing.T, texts ...string) {
+	t.Helper()
+	pod := g.pod(t)
+	log, err := g.client.CoreV1().Pods(g.namespace).GetLogs(pod.Name, &corev1.PodLogOptions{}).DoRaw(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(log)) {
+		if !slices.ContainsFunc(texts, func(text string) bool { return !strings.Contains(line, text) }) {
+			return
+		}
+	}
+	t.Errorf("the gateway has logged no line with %q", texts)
 }

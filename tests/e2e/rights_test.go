@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -13,6 +14,8 @@ import (
 	authv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // question is one of `kubectl auth can-i`.
@@ -79,6 +82,45 @@ func (g *gateway) checkRights(t *testing.T) {
 			t.Errorf("rights of ServiceAccount %s (-want +got):\n%s", account, diff)
 		}
 	}
+}
+
+// grants fails t unless a ServiceAccount may do in its namespace what is given, a rule
+// a line as VERBS GROUP/RESOURCE NAMES, and nothing else beside what every
+// ServiceAccount may.
+func (g *gateway) grants(t *testing.T, account string, want ...string) {
+	t.Helper()
+	everybody := g.rules(t, "nobody-in-particular")
+	got := slices.DeleteFunc(g.rules(t, account), func(rule string) bool { return slices.Contains(everybody, rule) })
+	slices.Sort(got)
+	slices.Sort(want)
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("rights of ServiceAccount %s (-want +got):\n%s", account, diff)
+	}
+}
+
+// rules asks the API server what it lets a ServiceAccount of the gateway's
+// namespace do there.
+func (g *gateway) rules(t *testing.T, account string) []string {
+	t.Helper()
+	config := rest.CopyConfig(g.config)
+	config.Impersonate = rest.ImpersonationConfig{
+		UserName: fmt.Sprintf("system:serviceaccount:%s:%s", g.namespace, account),
+		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + g.namespace, "system:authenticated"},
+	}
+	review, err := must[*kubernetes.Clientset](t)(kubernetes.NewForConfig(config)).AuthorizationV1().SelfSubjectRulesReviews().Create(t.Context(),
+		&authv1.SelfSubjectRulesReview{Spec: authv1.SelfSubjectRulesReviewSpec{Namespace: g.namespace}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if review.Status.EvaluationError != "" {
+		t.Fatalf("rights of ServiceAccount %s: %s", account, review.Status.EvaluationError)
+	}
+	var rules []string
+	for _, r := range review.Status.ResourceRules {
+		rules = append(rules, fmt.Sprintf("%s %s/%s %s", strings.Join(r.Verbs, ","),
+			strings.Join(r.APIGroups, ","), strings.Join(r.Resources, ","), strings.Join(r.ResourceNames, ",")))
+	}
+	return rules
 }
 
 // checkProcess looks at the gateway from the node's side: what the kernel lets
