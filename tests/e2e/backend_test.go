@@ -23,9 +23,9 @@ const (
 	// storeAccount is the ServiceAccount of the gateway's namespace as which
 	// External Secrets asks the backend.
 	storeAccount = "store"
-	// storeRefresh is how often it does: a second is what it takes for a change
-	// in the backend to be seen, and what comes after that is measured.
-	storeRefresh = "1s"
+	// storeRefresh is how often it does. With much less the controller takes
+	// itself to be late after each refresh, and waits longer and longer.
+	storeRefresh = "5s"
 
 	// Names of what the backend holds.
 	serverEntry, pskEntry, peersEntry = "server", "psk", "peers"
