@@ -27,8 +27,8 @@ const (
 	editionB edition = "b"
 )
 
-func (s edition) other() edition {
-	if s == editionA {
+func (at edition) other() edition {
+	if at == editionA {
 		return editionB
 	}
 	return editionA

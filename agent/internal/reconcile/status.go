@@ -116,28 +116,11 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 	if !ipv6 {
 		forwardingProblem = "sysctl net.ipv6.conf.all.forwarding is off; the Pod needs it set, which the kubelet must allow (--allowed-unsafe-sysctls)"
 	}
-	device, keyed, port := "", "", ""
-	var names, ports []string
-	for i, want := range d.Tunnels {
-		if i > 0 && r.secondError != nil {
-			continue // what is said of it stands below
-		}
-		t := o.Tunnels[want.Slot]
-		names, ports = append(names, want.Link.Name), append(ports, fmt.Sprint(want.Device.ListenPort))
-		if !t.LinkExists || !t.LinkUp {
-			device = want.Link.Name + " is missing or down"
-		}
-		if t.Device.PrivateKey != want.Device.PrivateKey || want.Device.PrivateKey.IsZero() {
-			keyed = want.Link.Name + " has another private key than the files"
-		}
-		if t.Device.ListenPort != want.Device.ListenPort {
-			port = fmt.Sprintf("UDP port %d is not bound", want.Device.ListenPort)
-		}
-	}
+	tunnels := r.tunnelFaults()
 	conditions := []telemetry.Condition{
-		check("device", device == "", list(names, "is up", "are up"), device),
-		check("key", keyed == "", r.keyDetail(), keyed),
-		check("port", port == "", "UDP port "+list(ports, "is bound", "are bound"), port),
+		check("device", tunnels.device == "", list(tunnels.names, "is up", "are up"), tunnels.device),
+		check("key", tunnels.key == "", r.keyDetail(), tunnels.key),
+		check("port", tunnels.port == "", "UDP port "+list(tunnels.ports, "is bound", "are bound"), tunnels.port),
 		check("forwarding", off == "" && ipv6, "packets are forwarded", forwardingProblem),
 		check("firewall", o.FirewallInPlace, "the nftables table is in place", "the nftables table is missing or was changed"),
 		check(conditionServing, true, "serving", ""),
@@ -154,6 +137,32 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 		conditions = append(conditions, second)
 	}
 	return conditions
+}
+
+// tunnelFaults is what the tunnels lack, in words; empty where they lack nothing.
+type tunnelFaults struct {
+	device, key, port string
+	names, ports      []string // of those that are to be there
+}
+
+func (r *Reconciler) tunnelFaults() (f tunnelFaults) {
+	for i, want := range r.desired.Tunnels {
+		if i > 0 && r.secondError != nil {
+			continue // a condition of its own tells
+		}
+		t := r.observed.Tunnels[want.Slot]
+		f.names, f.ports = append(f.names, want.Link.Name), append(f.ports, fmt.Sprint(want.Device.ListenPort))
+		if !t.LinkExists || !t.LinkUp {
+			f.device = want.Link.Name + " is missing or down"
+		}
+		if t.Device.PrivateKey != want.Device.PrivateKey || want.Device.PrivateKey.IsZero() {
+			f.key = want.Link.Name + " has another private key than the files"
+		}
+		if t.Device.ListenPort != want.Device.ListenPort {
+			f.port = fmt.Sprintf("UDP port %d is not bound", want.Device.ListenPort)
+		}
+	}
+	return f
 }
 
 // list is "a is up", or "a and b are up".

@@ -166,16 +166,7 @@ func (l *loader) peer(s *Snapshot, p *Peer, own map[key.Public]bool) {
 	fault := func(where []any, value, problem, fix string) {
 		l.fault(p.source.file, append(at("peers", p.source.index), where...), value, problem, fix)
 	}
-	switch {
-	case p.Name == "":
-		fault(at("name"), "", "missing", "name the peer, such as alice-laptop")
-	case !peerName.MatchString(p.Name):
-		fault(at("name"), show(p.Name), "not a name that a key of a Secret can have", "use up to 63 letters, digits, '_', '-' or '.', not starting with '.' or '-'")
-	default:
-		if base, from := key.ParsePresharedEntry(p.Name); !from.IsZero() {
-			fault(at("name"), show(p.Name), "ends like the name of a pre-shared key that comes in force at a time", "name the peer without it, such as "+base)
-		}
-	}
+	l.peerName(p, fault)
 	switch {
 	case p.PublicKey.IsZero():
 		if l.silent(p.source.file, at("peers", p.source.index, "publicKey")) {
@@ -210,6 +201,20 @@ func (l *loader) peer(s *Snapshot, p *Peer, own map[key.Public]bool) {
 		}
 	}
 	l.destinations(s, p.source.file, at("peers", p.source.index, "allowedDestinations"), p.AllowedDestinations)
+}
+
+// peerName refuses what cannot be, or can be misread as, the name of a key of a Secret.
+func (l *loader) peerName(p *Peer, fault func(where []any, value, problem, fix string)) {
+	switch {
+	case p.Name == "":
+		fault(at("name"), "", "missing", "name the peer, such as alice-laptop")
+	case !peerName.MatchString(p.Name):
+		fault(at("name"), show(p.Name), "not a name that a key of a Secret can have", "use up to 63 letters, digits, '_', '-' or '.', not starting with '.' or '-'")
+	default:
+		if base, from := key.ParsePresharedEntry(p.Name); !from.IsZero() {
+			fault(at("name"), show(p.Name), "ends like the name of a pre-shared key that comes in force at a time", "name the peer without it, such as "+base)
+		}
+	}
 }
 
 func (l *loader) peerAddress(s *Snapshot, a netip.Addr, fault func(problem, fix string)) {

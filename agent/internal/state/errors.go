@@ -1,6 +1,11 @@
 package state
 
-import "github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+import (
+	"errors"
+	"slices"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+)
 
 // TunnelError is an error of one tunnel. While there are two, a fault of the second
 // must do no harm to the first.
@@ -18,18 +23,18 @@ func (e *TunnelError) Unwrap() error { return e.Err }
 // OnlyOf reports whether an error, or all that it joins, is of one tunnel; false
 // for nil.
 func OnlyOf(err error, s key.Slot) bool {
-	switch e := err.(type) {
-	case *TunnelError:
-		return e.Slot == s
-	case interface{ Unwrap() []error }:
-		for _, one := range e.Unwrap() {
-			if !OnlyOf(one, s) {
-				return false
-			}
-		}
-		return true
-	case interface{ Unwrap() error }:
-		return OnlyOf(e.Unwrap(), s)
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return !slices.ContainsFunc(joined.Unwrap(), func(one error) bool { return !OnlyOf(one, s) })
 	}
-	return false
+	if inner := errors.Unwrap(err); inner != nil && !isTunnelError(err) {
+		return OnlyOf(inner, s)
+	}
+	var t *TunnelError
+	return errors.As(err, &t) && t.Slot == s
+}
+
+// isTunnelError looks at an error itself, not at what it wraps.
+func isTunnelError(err error) bool {
+	_, ok := err.(*TunnelError) //nolint:errorlint // on purpose
+	return ok
 }
