@@ -42,7 +42,11 @@ func (o *clusterOptions) register(cmd *cobra.Command) {
 	f.DurationVar(&o.timeout, "timeout", 30*time.Second, "how long to try")
 }
 
-// publishOptions are those of every verb that fills the ConfigMap.
+// overlapUsage is for --overlap, whose default differs.
+const overlapUsage = "how long a server key is answered after the next one came in force"
+
+// publishOptions are those of every verb that fills the ConfigMap, but for
+// --overlap.
 type publishOptions struct{ rotate.Publication }
 
 func (o *publishOptions) register(cmd *cobra.Command) {
@@ -50,7 +54,6 @@ func (o *publishOptions) register(cmd *cobra.Command) {
 	f.StringVar(&o.ConfigMap, "publish", "", "ConfigMap that exists, to write the gateway's public keys to")
 	f.StringVar(&o.Endpoints.Blue, "endpoint", "", "host:port of slot blue, for --publish")
 	f.StringVar(&o.Endpoints.Green, "green-endpoint", "", "host:port of slot green, for --publish")
-	f.DurationVar(&o.Overlap, "overlap", defaultOverlap, "how long a server key is answered after the next one came in force")
 }
 
 func (o *publishOptions) validate() error {
@@ -98,6 +101,7 @@ func newKeysInitCommand(env environment) *cobra.Command {
 	f.StringVar(&o.source, "source", "", "Secret to write to instead, which a PushSecret pushes to where that of --secret comes from")
 	f.DurationVar(&o.makeAfter, "make-after", 0, "with --source: how long to wait for a key in --secret before one is made; 0s: none is made")
 	f.StringVar(&o.key, "key", "privateKey", "key of the Secret to write the private key to")
+	f.DurationVar(&o.Overlap, "overlap", defaultOverlap, overlapUsage)
 	o.clusterOptions.register(cmd)
 	o.publishOptions.register(cmd)
 	return cmd

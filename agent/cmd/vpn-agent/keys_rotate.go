@@ -15,7 +15,8 @@ import (
 type keysRotateOptions struct {
 	clusterOptions
 	publishOptions
-	job rotate.JobOptions
+	job          rotate.JobOptions
+	overlapGiven bool
 }
 
 func newKeysRotateCommand(env environment) *cobra.Command {
@@ -34,6 +35,7 @@ func newKeysRotateCommand(env environment) *cobra.Command {
 		Example: "  kubectl create job --from=cronjob/vpn-gateway-rotate-server rotate-now",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.overlapGiven = cmd.Flags().Changed("overlap")
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
 			return keysRotate(ctx, env, o)
@@ -46,6 +48,7 @@ func newKeysRotateCommand(env environment) *cobra.Command {
 	f.StringVar(&o.job.Key, "key", "privateKey", "key of the Secret with the server key that has no time")
 	f.DurationVar(&o.job.Lead, "lead", 10*time.Minute, "when the next key comes in force, from now; more than mounts take to be renewed everywhere")
 	f.StringVar(&o.job.AnnotatePods, "annotate-pods", "", "label selector of Pods to annotate with "+rotate.ChangedAnnotation+", so that the kubelet renews their mounts at once")
+	f.DurationVar(&o.Overlap, "overlap", 0, overlapUsage+": keyRotation.server.overlap of the values (required for --kind server)")
 	o.clusterOptions.register(cmd)
 	o.publishOptions.register(cmd)
 	return cmd
@@ -55,6 +58,11 @@ func keysRotate(ctx context.Context, env environment, o keysRotateOptions) error
 	o.job.Publication = o.Publication
 	if err := o.job.Validate(); err != nil {
 		return err
+	}
+	// No default: one that is shorter than the gateway's would take a key away that
+	// clients are still answered for.
+	if o.job.Kind == rotate.Server && !o.overlapGiven {
+		return errors.New("--overlap is missing; give keyRotation.server.overlap of the gateway's values, such as 168h")
 	}
 	if o.ConfigMap != "" && o.job.Kind == rotate.Server && (o.Endpoints.Blue == "" || o.Endpoints.Green == "") {
 		return errors.New("--publish needs --endpoint and --green-endpoint, where clients reach the two slots of the gateway")

@@ -57,7 +57,7 @@ func newKeysShowCommand(env environment) *cobra.Command {
 	f.StringVar(&o.key, "key", "privateKey", "key of --secret with the server key that has no time")
 	f.StringSliceVar(&o.presharedSecrets, "preshared-secret", nil, "Secret with pre-shared keys; may be given several times")
 	f.StringVar(&o.configDir, "config-dir", "", "the gateway's configuration directory; default: "+defaultConfigDir+" where that exists")
-	f.DurationVar(&o.overlap, "overlap", defaultOverlap, "how long a server key is answered after the next one came in force; from the configuration directory where that says it")
+	f.DurationVar(&o.overlap, "overlap", defaultOverlap, overlapUsage+"; from the configuration directory where that says it")
 	f.StringVar(&o.output, "output", "text", "text or json")
 	o.register(cmd)
 	return cmd
