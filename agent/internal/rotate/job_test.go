@@ -88,23 +88,21 @@ func TestJobLife(t *testing.T) {
 			return map[string]string{
 				"identities.json": `[{"publicKey":"` + k0 + `","slot":"blue","endpoint":"vpn:1","retires":"2027-01-01T03:10:00Z"},` +
 					`{"publicKey":"` + publicOf(green) + `","slot":"green","endpoint":"vpn:2","from":"2026-12-25T03:10:00Z"}]`,
-				"publicKey": k0, "endpoint": "vpn:1",
-				"nextPublicKey": publicOf(green), "nextEndpoint": "vpn:2", "nextFrom": "2026-12-25T03:10:00Z",
+				"publicKey": publicOf(green), "endpoint": "vpn:2", "from": "2026-12-25T03:10:00Z",
 			}
 		}, Rotated, "the next key comes in force at 2026-12-25T03:10:00Z; the one before is answered until 2027-01-01T03:10:00Z"},
 		{"in force", lead, []string{green, "privateKey"}, func() map[string]string {
 			return map[string]string{
 				"identities.json": `[{"publicKey":"` + k0 + `","slot":"blue","endpoint":"vpn:1","retires":"2027-01-01T03:10:00Z"},` +
 					`{"publicKey":"` + publicOf(green) + `","slot":"green","endpoint":"vpn:2","from":"2026-12-25T03:10:00Z"}]`,
-				"publicKey": publicOf(green), "endpoint": "vpn:2",
+				"publicKey": publicOf(green), "endpoint": "vpn:2", "from": "2026-12-25T03:10:00Z",
 			}
 		}, Unchanged, "the key before is answered until 2027-01-01T03:10:00Z; the next rotation is possible then"},
 		{"rotate again", 2 * overlap, []string{blue, green, "privateKey"}, func() map[string]string {
 			return map[string]string{
 				"identities.json": `[{"publicKey":"` + publicOf(green) + `","slot":"green","endpoint":"vpn:2","from":"2026-12-25T03:10:00Z","retires":"2027-01-15T03:10:00Z"},` +
 					`{"publicKey":"` + publicOf(blue) + `","slot":"blue","endpoint":"vpn:1","from":"2027-01-08T03:10:00Z"}]`,
-				"publicKey": publicOf("privateKey"), "endpoint": "vpn:2",
-				"nextPublicKey": publicOf(blue), "nextEndpoint": "vpn:1", "nextFrom": "2027-01-08T03:10:00Z",
+				"publicKey": publicOf(blue), "endpoint": "vpn:1", "from": "2027-01-08T03:10:00Z",
 			}
 		}, Rotated, "the next key comes in force at 2027-01-08T03:10:00Z; the one before is answered until 2027-01-15T03:10:00Z"},
 	}
@@ -318,7 +316,7 @@ func TestJobAborted(t *testing.T) {
 		t.Fatal(err)
 	}
 	next := public(t, server.get("secrets/gateway")["green."+at(lead)]).String()
-	if got := runOf(t, server, Server); got.Result != Unchanged || server.get("configmaps/keys")[nextPublicKeyEntry] != next || server.patched("secrets/gateway") != 1 {
+	if got := runOf(t, server, Server); got.Result != Unchanged || server.get("configmaps/keys")[publicKeyEntry] != next || server.patched("secrets/gateway") != 1 {
 		t.Errorf("second: %+v, %v", got, server.get("configmaps/keys"))
 	}
 }
@@ -375,8 +373,8 @@ func TestJobsAtOnce(t *testing.T) {
 				t.Errorf("entries: %v", slices.Sorted(maps.Keys(after)))
 			}
 			if kind == Server {
-				if got, want := server.get("configmaps/keys")[nextPublicKeyEntry], public(t, after["green."+at(lead)]).String(); got != want {
-					t.Errorf("next public key: got %s, want %s", got, want)
+				if got, want := server.get("configmaps/keys")[publicKeyEntry], public(t, after["green."+at(lead)]).String(); got != want {
+					t.Errorf("public key: got %s, want %s", got, want)
 				}
 			}
 		})

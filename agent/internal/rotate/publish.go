@@ -17,13 +17,11 @@ import (
 // Entries of the ConfigMap that says which keys there are, for clients and for
 // people. Public keys are no secret.
 const (
-	identitiesEntry    = "identities.json"
-	publicKeyEntry     = "publicKey"
-	endpointEntry      = "endpoint"
-	nextPublicKeyEntry = "nextPublicKey"
-	nextEndpointEntry  = "nextEndpoint"
-	nextFromEntry      = "nextFrom"
-	rotationEntry      = "rotation.json"
+	identitiesEntry = "identities.json"
+	publicKeyEntry  = "publicKey"
+	endpointEntry   = "endpoint"
+	fromEntry       = "from"
+	rotationEntry   = "rotation.json"
 )
 
 // Endpoints are where clients reach the slots of a gateway, host:port; empty
@@ -63,30 +61,25 @@ func identities(l *line[key.Private], now time.Time, overlap time.Duration, at E
 	return out
 }
 
-// publication is the merge patch of the ConfigMap's data: all identities, the one
-// in force now, and the next.
+// publication is the merge patch of the ConfigMap's data: all identities, and the
+// newest one by itself, with the time from which it counts. It is not the one in
+// force: that changes by the clock, and nobody writes the ConfigMap then. The newest
+// one stays the newest until the next rotation, which writes it, and the gateway
+// answers to it as soon as its mounts are renewed.
 func publication(l *line[key.Private], now time.Time, overlap time.Duration, at Endpoints) (map[string][]byte, error) {
 	list, err := json.Marshal(identities(l, now, overlap, at))
 	if err != nil {
 		return nil, err
 	}
+	newest := l.newest()
 	patch := map[string][]byte{
-		identitiesEntry: list, publicKeyEntry: nil, endpointEntry: nil,
-		nextPublicKeyEntry: nil, nextEndpointEntry: nil, nextFromEntry: nil,
+		identitiesEntry: list, publicKeyEntry: []byte(newest.key.Public().String()), endpointEntry: nil, fromEntry: nil,
 	}
-	set := func(entry, text string) {
-		if text != "" {
-			patch[entry] = []byte(text)
-		}
+	if endpoint := at.of(newest.slot); endpoint != "" {
+		patch[endpointEntry] = []byte(endpoint)
 	}
-	current := l.current(now)
-	set(publicKeyEntry, l.keys[current].key.Public().String())
-	set(endpointEntry, at.of(l.keys[current].slot))
-	if current+1 < len(l.keys) {
-		next := l.keys[current+1]
-		set(nextPublicKeyEntry, next.key.Public().String())
-		set(nextEndpointEntry, at.of(next.slot))
-		set(nextFromEntry, stamp(next.from))
+	if !newest.from.IsZero() {
+		patch[fromEntry] = []byte(stamp(newest.from))
 	}
 	return patch, nil
 }

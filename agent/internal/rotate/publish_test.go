@@ -21,10 +21,10 @@ func TestPublishServer(t *testing.T) {
 			"identities.json": `[{"publicKey":"0","slot":"blue","endpoint":"vpn:1"}]`, "publicKey": "0", "endpoint": "vpn:1", rotationEntry: "r",
 		}},
 		{name: "after rotations", secret: named{"privateKey": "1", "green." + at(-lead): "1"}, want: named{
-			"identities.json": `[{"publicKey":"1","slot":"green","from":"2026-12-25T02:50:00Z"}]`, "publicKey": "1", rotationEntry: "r",
+			"identities.json": `[{"publicKey":"1","slot":"green","from":"2026-12-25T02:50:00Z"}]`, "publicKey": "1", "from": "2026-12-25T02:50:00Z", rotationEntry: "r",
 		}},
 		{name: "a retired key", secret: named{"privateKey": "0", "green." + at(-overlap): "1"}, want: named{
-			"identities.json": `[{"publicKey":"1","slot":"green","from":"2026-12-18T03:00:00Z"}]`, "publicKey": "1", rotationEntry: "r",
+			"identities.json": `[{"publicKey":"1","slot":"green","from":"2026-12-18T03:00:00Z"}]`, "publicKey": "1", "from": "2026-12-18T03:00:00Z", rotationEntry: "r",
 		}},
 		{name: "garbled", secret: named{"privateKey": "0", "green." + at(0): literal}, errors: []string{"secret gateway:\nentry \"green." + at(0) + "\": empty"}},
 		{name: "gone", secret: named{}, errors: []string{"there is no key"}},
@@ -33,7 +33,7 @@ func TestPublishServer(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			server := newFakeServer()
 			server.put("secrets/gateway", secretTexts(tt.secret))
-			before := named{rotationEntry: "r", nextPublicKeyEntry: "x", nextFromEntry: "x", nextEndpointEntry: "x", endpointEntry: "x"}
+			before := named{rotationEntry: "r", fromEntry: "x", endpointEntry: "x"}
 			server.put("configmaps/keys", before)
 			api := server.api(t)
 			err := PublishServer(t.Context(), api.Secrets(), api.ConfigMaps(), "gateway", serverEntry, tests2026,
@@ -66,10 +66,10 @@ func TestJobPublishesWithSource(t *testing.T) {
 	tests := []struct {
 		name            string
 		source, mounted named
-		current, next   string
+		newest, from    string
 	}{
-		{"alike", named{"privateKey": "0"}, named{"privateKey": "0"}, "0", made},
-		{"the next key is on its way", named{"privateKey": "0", "green." + at(lead): "1"}, named{"privateKey": "0"}, "0", "1"},
+		{"alike", named{"privateKey": "0"}, named{"privateKey": "0"}, made, stamp(tests2026.Add(lead))},
+		{"the next key is on its way", named{"privateKey": "0", "green." + at(lead): "1"}, named{"privateKey": "0"}, "1", stamp(tests2026.Add(lead))},
 		{"it is so after its time", named{"privateKey": "0", "green." + old: "1"}, named{"privateKey": "0"}, "0", ""},
 		{"nothing is mounted", named{"privateKey": "0"}, named{}, "0", ""},
 	}
@@ -85,18 +85,36 @@ func TestJobPublishesWithSource(t *testing.T) {
 			if err := run(t, server, j, &log); err != nil {
 				t.Fatal(err)
 			}
-			got, next := server.get("configmaps/keys"), ""
-			switch tt.next {
-			case "":
-			case made:
-				next = public(t, server.get("secrets/source")["green."+at(lead)]).String()
-			default:
-				next = public(t, testKey(tt.next)).String()
+			got, want := server.get("configmaps/keys"), testKey(tt.newest)
+			if tt.newest == made {
+				want = server.get("secrets/source")["green."+at(lead)]
 			}
-			if got[publicKeyEntry] != public(t, testKey(tt.current)).String() || got[nextPublicKeyEntry] != next {
-				t.Errorf("got %v, want %s, then %q", got, tt.current, tt.next)
+			if got[publicKeyEntry] != public(t, want).String() || got[fromEntry] != tt.from {
+				t.Errorf("got %v, want %s from %q", got, tt.newest, tt.from)
 			}
 		})
+	}
+}
+
+// Nobody writes the ConfigMap when a key's time comes: what it says then has to be
+// what it would say if it were written anew.
+func TestPublicationIsNeverStale(t *testing.T) {
+	l := serverLine(t, secretData(map[string]string{"privateKey": "0", "green." + at(lead): "1"}))
+	ends := Endpoints{Blue: "vpn:1", Green: "vpn:2"}
+	before, err := publication(l, tests2026, overlap, ends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, later := range []time.Duration{lead, lead + overlap, 2 * overlap} {
+		now, err := publication(l, tests2026.Add(later), overlap, ends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(before, identitiesEntry) // has the time until which each counts
+		delete(now, identitiesEntry)
+		if diff := cmp.Diff(keyNames(before), keyNames(now)); diff != "" {
+			t.Errorf("after %s (-as written +as it should be):\n%s", later, diff)
+		}
 	}
 }
 
