@@ -26,7 +26,7 @@ var rotationKnobs = []knob{
 	{"keyRotation.enabled", "keyRotation: {enabled: true}", service, ".spec.ports[1]", `{"name":"wireguard-green","port":51821,"protocol":"UDP","targetPort":"wg-green"}`},
 	{"keyRotation.enabled", "{keyRotation: {enabled: true}, networkPolicy: {enabled: true}}", policy, ".spec.ingress[0].ports[1]", `{"port":51821,"protocol":"UDP"}`},
 	{"keyRotation.lead", "keyRotation: {enabled: true, lead: 1h}", rotateServer, rotatePod + ".spec.containers[0].args[6]", "--lead=1h"},
-	{"keyRotation.annotatePods", "keyRotation: {enabled: true, annotatePods: true}", rotateServer, rotatePod + ".spec.containers[0].args[11]", "--annotate-pods=app.kubernetes.io/instance=vpn-gateway,app.kubernetes.io/name=vpn-gateway"},
+	{"keyRotation.annotatePods", "keyRotation: {enabled: true, annotatePods: true}", rotateServer, rotatePod + ".spec.containers[0].args[12]", "--annotate-pods=app.kubernetes.io/instance=vpn-gateway,app.kubernetes.io/name=vpn-gateway"},
 	{"keyRotation.annotatePods", "keyRotation: {enabled: true, annotatePods: true}", "Role/vpn-gateway-rotate", ".rules[2]", `{"apiGroups":[""],"resources":["pods"],"verbs":["list","patch"]}`},
 	{"keyRotation.server.schedule", "keyRotation: {enabled: true, server: {schedule: '@weekly'}}", rotateServer, ".spec.schedule", "@weekly"},
 	{"keyRotation.server.overlap", "keyRotation: {enabled: true, server: {overlap: 24h}}", rotateServer, rotatePod + ".spec.containers[0].args[10]", "--overlap=24h"},
@@ -64,27 +64,29 @@ func cronJobs(r *chart.Rendered) map[string][]string {
 // There is a CronJob for the server's key and one for each Secret of pre-shared
 // keys, and it writes where that key is.
 func TestRotations(t *testing.T) {
-	server := func(secret string, more ...string) []string {
+	// all are the Secrets of pre-shared keys that are rotated, of which every job is told.
+	server := func(secret, all string, more ...string) []string {
 		args := []string{
 			"keys", "rotate", "--namespace=default", "--kind=server", "--secret=" + secret, "--key=privateKey", "--lead=10m",
 			"--publish=vpn-gateway-keys", "--endpoint=203.0.113.1:51820", "--green-endpoint=203.0.113.1:51821", "--overlap=168h",
+			"--preshared-secrets=" + all,
 		}
 		return slices.Insert(args, 5, more...)
 	}
-	psk := func(secret string, more ...string) []string {
-		args := []string{"keys", "rotate", "--namespace=default", "--kind=preshared", "--secret=" + secret, "--lead=10m", "--publish=vpn-gateway-keys"}
+	psk := func(secret, all string, more ...string) []string {
+		args := []string{"keys", "rotate", "--namespace=default", "--kind=preshared", "--secret=" + secret, "--lead=10m", "--publish=vpn-gateway-keys", "--preshared-secrets=" + all}
 		return slices.Insert(args, 5, more...)
 	}
 	const both = "keyRotation: {enabled: true, presharedKeys: {schedule: '@monthly'}}\n"
 	for values, want := range map[string]map[string][]string{
 		"": {},
 		"keyRotation: {enabled: true, server: {schedule: ''}}":                                 {},
-		"keyRotation: {enabled: true}":                                                         {"vpn-gateway-rotate-server": server("vpn-gateway-key")},
-		"{keyRotation: {enabled: true}, server: {privateKey: {existingSecret: mine}}}":         {"vpn-gateway-rotate-server": server("mine")},
-		"{keyRotation: {enabled: true}, presharedKeys: {existingSecrets: [psk-a]}}":            {"vpn-gateway-rotate-server": server("vpn-gateway-key")},
-		both + "presharedKeys: {existingSecrets: [psk-a, psk.b]}":                              {"vpn-gateway-rotate-server": server("vpn-gateway-key"), "vpn-gateway-rotate-psk-0": psk("psk-a"), "vpn-gateway-rotate-psk-1": psk("psk.b")},
-		both + "presharedKeys: {existingSecrets: [psk-a]}\nexternalSecrets: " + fetched:        {"vpn-gateway-rotate-server": server("vpn-gateway-key-external", "--source=vpn-gateway-key"), "vpn-gateway-rotate-psk-0": psk("psk-a"), "vpn-gateway-rotate-psk-1": psk("psk-x", "--source=psk-x-source")},
-		"{keyRotation: {enabled: true, annotatePods: true}, externalSecrets: " + fetched + "}": {"vpn-gateway-rotate-server": server("vpn-gateway-key-external", "--source=vpn-gateway-key")},
+		"keyRotation: {enabled: true}":                                                         {"vpn-gateway-rotate-server": server("vpn-gateway-key", "")},
+		"{keyRotation: {enabled: true}, server: {privateKey: {existingSecret: mine}}}":         {"vpn-gateway-rotate-server": server("mine", "")},
+		"{keyRotation: {enabled: true}, presharedKeys: {existingSecrets: [psk-a]}}":            {"vpn-gateway-rotate-server": server("vpn-gateway-key", "")},
+		both + "presharedKeys: {existingSecrets: [psk-a, psk.b]}":                              {"vpn-gateway-rotate-server": server("vpn-gateway-key", "psk-a,psk.b"), "vpn-gateway-rotate-psk-0": psk("psk-a", "psk-a,psk.b"), "vpn-gateway-rotate-psk-1": psk("psk.b", "psk-a,psk.b")},
+		both + "presharedKeys: {existingSecrets: [psk-a]}\nexternalSecrets: " + fetched:        {"vpn-gateway-rotate-server": server("vpn-gateway-key-external", "psk-a,psk-x", "--source=vpn-gateway-key"), "vpn-gateway-rotate-psk-0": psk("psk-a", "psk-a,psk-x"), "vpn-gateway-rotate-psk-1": psk("psk-x", "psk-a,psk-x", "--source=psk-x-source")},
+		"{keyRotation: {enabled: true, annotatePods: true}, externalSecrets: " + fetched + "}": {"vpn-gateway-rotate-server": server("vpn-gateway-key-external", "", "--source=vpn-gateway-key")},
 	} {
 		if diff := cmp.Diff(want, cronJobs(render(t, values))); diff != "" {
 			t.Errorf("%s\n(-want +got):\n%s", values, diff)

@@ -48,6 +48,7 @@ func newKeysRotateCommand(env environment) *cobra.Command {
 	f.StringVar(&o.job.Key, "key", "privateKey", "key of the Secret with the server key that has no time")
 	f.DurationVar(&o.job.Lead, "lead", 10*time.Minute, "when the next key comes in force, from now; more than mounts take to be renewed everywhere")
 	f.StringVar(&o.job.AnnotatePods, "annotate-pods", "", "label selector of Pods to annotate with "+rotate.ChangedAnnotation+", so that the kubelet renews their mounts at once")
+	f.StringSliceVar(&o.job.PresharedSecrets, "preshared-secrets", nil, "all Secrets of pre-shared keys that are rotated, empty for none: what --publish says of runs for others is dropped; default: nothing is")
 	f.DurationVar(&o.Overlap, "overlap", 0, overlapUsage+": keyRotation.server.overlap of the values (required for --kind server)")
 	o.clusterOptions.register(cmd)
 	o.publishOptions.register(cmd)

@@ -42,6 +42,10 @@ type JobOptions struct {
 	// Publication, with the time for which a server key is answered after the next
 	// one came in force.
 	Publication Publication
+	// PresharedSecrets are all Secrets of pre-shared keys that are rotated, by this
+	// job or others, as the gateway mounts them. What is published of runs for others
+	// is dropped. Nil where nobody knows: it is kept.
+	PresharedSecrets []string
 	// AnnotatePods is a label selector; empty is off.
 	AnnotatePods string
 }
@@ -185,7 +189,7 @@ func (j Job) publish(ctx context.Context, run Run) error {
 			}
 		}
 		var err error
-		patch[rotationEntry], err = recorded(have[rotationEntry], j.Kind, j.Secret, run)
+		patch[rotationEntry], err = recorded(have[rotationEntry], j.Kind, j.Secret, run, j.PresharedSecrets)
 		return patch, err
 	})
 }

@@ -54,6 +54,60 @@ func TestJobPreshared(t *testing.T) {
 	}
 }
 
+// What is said of a Secret that is rotated no more goes, or its failure would be
+// reported for ever.
+func TestJobForgetsSecrets(t *testing.T) {
+	const before = `{"server":{"time":"2026-12-01T03:00:00Z","result":"rotated","message":"m"},` +
+		`"preshared":{"time":"2026-12-01T03:00:00Z","result":"failed","message":"gone","secrets":{` +
+		`"gone":{"time":"2026-12-01T03:00:00Z","result":"failed","message":"gone"},` +
+		`"psk-b":{"time":"2026-12-01T03:00:00Z","result":"unchanged","message":"b"}}}}`
+	tests := []struct {
+		name    string
+		kind    Kind
+		rotated []string
+		want    map[string]Result // of Secrets
+		result  Result            // of all
+	}{
+		{"renamed", Preshared, []string{"gateway", "psk-b"}, map[string]Result{"gateway": Rotated, "psk-b": Unchanged}, Rotated},
+		{"nobody knows", Preshared, nil, map[string]Result{"gateway": Rotated, "gone": Failed, "psk-b": Unchanged}, Failed},
+		{"not even this one", Preshared, []string{}, map[string]Result{"gateway": Rotated}, Rotated},
+		{"by the job of the server key", Server, []string{"psk-b"}, map[string]Result{"psk-b": Unchanged}, Unchanged},
+		{"none is left", Server, []string{}, nil, ""},
+		{"the job of the server key does not know", Server, nil, map[string]Result{"gone": Failed, "psk-b": Unchanged}, Failed},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			server := newFakeServer()
+			secret := map[string]string{"alice": "a"}
+			if tt.kind == Server {
+				secret = map[string]string{"privateKey": "0"}
+			}
+			server.put("secrets/gateway", secretTexts(secret))
+			server.put("configmaps/keys", map[string]string{rotationEntry: before})
+			var log bytes.Buffer
+			j := testJob(t, server, &log)
+			j.Kind, j.PresharedSecrets = tt.kind, tt.rotated
+			if err := run(t, server, j, &log); err != nil {
+				t.Fatal(err)
+			}
+			got := runOf(t, server, Preshared)
+			var results map[string]Result
+			for name, r := range got.Secrets {
+				if results == nil {
+					results = map[string]Result{}
+				}
+				results[name] = r.Result
+			}
+			if diff := cmp.Diff(tt.want, results); diff != "" || got.Result != tt.result {
+				t.Errorf("of all %q, want %q; Secrets (-want +got):\n%s", got.Result, tt.result, diff)
+			}
+			if server := runOf(t, server, Server); server.Result != Rotated {
+				t.Errorf("of the server key: %+v", server)
+			}
+		})
+	}
+}
+
 func TestJobAnnotatesPods(t *testing.T) {
 	type named = map[string]string
 	waits := named{"privateKey": "0", "green." + at(time.Minute): "1"}

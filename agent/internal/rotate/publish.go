@@ -100,23 +100,36 @@ type Record struct {
 	Secrets map[string]Run `json:"secrets,omitempty"`
 }
 
-// recorded is rotation.json with one run more. What cannot be read is replaced:
-// the file is for showing, and nothing follows from it.
-func recorded(before []byte, kind Kind, secret string, run Run) ([]byte, error) {
+// recorded is rotation.json with one run more. What cannot be read is replaced: the
+// file is for showing, and nothing follows from it.
+//
+// Rotated are the Secrets of pre-shared keys that are rotated, nil where nobody
+// knows. What is said of others goes: no run would ever take their failure back.
+func recorded(before []byte, kind Kind, secret string, run Run, rotated []string) ([]byte, error) {
 	all := map[Kind]Record{}
 	if json.Unmarshal(before, &all) != nil || all == nil {
 		all = map[Kind]Record{}
 	}
-	r := Record{Run: run}
+	psk := all[Preshared].Secrets
 	if kind == Preshared {
-		r.Secrets = all[kind].Secrets
-		if r.Secrets == nil {
-			r.Secrets = map[string]Run{}
+		if psk == nil {
+			psk = map[string]Run{}
 		}
-		r.Secrets[secret] = run
-		r.Run = worst(r.Secrets)
+		psk[secret] = run
+	} else {
+		all[kind] = Record{Run: run}
 	}
-	all[kind] = r
+	if rotated != nil {
+		maps.DeleteFunc(psk, func(name string, _ Run) bool {
+			return !slices.Contains(rotated, name) && (kind != Preshared || name != secret)
+		})
+	}
+	switch {
+	case len(psk) > 0:
+		all[Preshared] = Record{Run: worst(psk), Secrets: psk}
+	case rotated != nil:
+		delete(all, Preshared)
+	}
 	return json.Marshal(all)
 }
 

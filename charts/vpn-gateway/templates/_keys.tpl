@@ -146,6 +146,13 @@ cut gets a hash, so that two long ones stay two. Takes root and suffix.
 {{- else -}}
 {{- $args = append $args (printf "--publish=%s" (include "vpn-gateway.publishedName" .root)) -}}
 {{- end -}}
+{{- $preshared := list -}}
+{{- range include "vpn-gateway.rotations" .root | fromJsonArray -}}
+{{- if eq .kind "preshared" -}}
+{{- $preshared = append $preshared .secret -}}
+{{- end -}}
+{{- end -}}
+{{- $args = append $args (printf "--preshared-secrets=%s" (join "," $preshared)) -}}
 {{- if .rotation.annotatePods -}}
 {{- $labels := include "vpn-gateway.selectorLabels" .root | fromYaml -}}
 {{- $selector := list -}}
