@@ -30,8 +30,9 @@ func newPeerUpdateCommand(env environment) *cobra.Command {
 		Use:   "update [FILE]",
 		Short: "Put a client's file right after keys have rotated",
 		Long: "Read a client's wg-quick file and print it as it has to be now: with the gateway's newest public key, the port " +
-			"that answers for it and the client's pre-shared key in force. Everything else stays as it is. Without FILE, or where " +
-			"FILE is -, the file comes from standard input.\n\n" +
+			"that answers for it and the client's pre-shared key in force. Everything else stays as it is, but that of two " +
+			"sections for the gateway, with an old key and with the newest, one is left, which gets the allowed IPs of both. " +
+			"Without FILE, or where FILE is -, the file comes from standard input.\n\n" +
 			"The newest key may be one that is still to come in force: the gateway answers to it from the moment it knows it. " +
 			"What remains to be known, such as until when the old one is answered to, goes to standard error; no secret does.",
 		Example: "  kubectl exec -i deployment/vpn-gateway -- /vpn-agent peer update < alice.conf > alice.new",

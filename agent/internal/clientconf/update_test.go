@@ -56,7 +56,7 @@ func TestUpdate(t *testing.T) {
 			"[Peer]\nPublicKey = " + now + "\nAllowedIPs = 0.0.0.0/0 # everything\nEndpoint = vpn.example.com:444\n"},
 		{"as wg(8) reads it, and no line feed at the end", u,
 			"[peer]\r\n  publickey=" + old + "  # old\r\nENDPOINT=[2001:db8::1]:443",
-			"[peer]\n  publickey = " + now + "\nENDPOINT = [2001:db8::1]:444\n"},
+			"[peer]\n  publickey = " + now + "  # old\nENDPOINT = [2001:db8::1]:444\n"},
 		{"nothing new", u,
 			"[Peer]\nPublicKey = " + now + "\nEndpoint = vpn.example.com:444\n",
 			"[Peer]\nPublicKey = " + now + "\nEndpoint = vpn.example.com:444\n"},
@@ -64,8 +64,11 @@ func TestUpdate(t *testing.T) {
 			"[Peer]\nPublicKey = " + old + "\nEndpoint = vpn.example.com:443\n",
 			"[Peer]\nPublicKey = " + now + "\nEndpoint = vpn.example.com:443\n"},
 		{"another pre-shared key", with(p(psk(2))),
-			"[Peer]\nPresharedKey = " + psk(1).Reveal() + "\nPublicKey = " + old + "\n",
-			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk(2).Reveal() + "\n"},
+			"[Peer]\nPresharedKey = " + psk(1).Reveal() + " # since May\nPublicKey = " + old + "\n",
+			"[Peer]\nPresharedKey = " + psk(2).Reveal() + " # since May\nPublicKey = " + now + "\n"},
+		{"a first pre-shared key", with(p(psk(2))),
+			"[Peer]\nPublicKey = " + old + "\nAllowedIPs = ::/0\n",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk(2).Reveal() + "\nAllowedIPs = ::/0\n"},
 		{"no pre-shared key any more", with(p(key.Preshared{})),
 			"[Peer]\nPublicKey = " + old + "\nPresharedKey = " + psk(1).Reveal() + "\n",
 			"[Peer]\nPublicKey = " + now + "\n"},
@@ -86,6 +89,53 @@ func TestUpdate(t *testing.T) {
 	}
 	if got, err := u.Reveal(config("")); !errors.Is(err, ErrNotOurs) || got != "" {
 		t.Errorf("somebody else's file: %q, %v", got, err)
+	}
+}
+
+// A client that knows both keys has a section for each. One is left.
+func TestUpdateOfBothKeys(t *testing.T) {
+	psk := key.NewPreshared([key.Len]byte{2})
+	oldest, old, now := testKey(3).Public().String(), testKey(1).Public().String(), testKey(2).Public().String()
+	u := Update{
+		Known:     []key.Public{testKey(1).Public(), testKey(2).Public(), testKey(3).Public()},
+		PublicKey: testKey(2).Public(), Endpoint: spec.Endpoint{Host: "vpn.example.com", Port: 444}, PresharedKey: &psk,
+	}
+	const foreign = "[Peer]\nPublicKey = x\nAllowedIPs = 10.1.0.0/16\n"
+	tests := []struct{ name, have, want string }{
+		{"the new one is to have all",
+			"[Peer]\nPublicKey = " + old + "\nPresharedKey = " + psk.Reveal() + "\nEndpoint = vpn.example.com:443\n# inside\nAllowedIPs = 0.0.0.0/0, ::/0 # all\n\n# the next key\n" +
+				"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nEndpoint = vpn.example.com:444\nPersistentKeepalive = 5\n\n" + foreign,
+			"\n# the next key\n[Peer]\nPublicKey = " + now + "\nAllowedIPs = 0.0.0.0/0, ::/0 # all\nPresharedKey = " + psk.Reveal() + "\nEndpoint = vpn.example.com:444\nPersistentKeepalive = 5\n\n" + foreign},
+		{"it has them, and comes first",
+			"[Peer]\nPublicKey = " + now + "\nAllowedIPs = ::/0,0.0.0.0/0\n" + foreign + "[Peer]\nPublicKey = " + old + "\nAllowedIPs = 0.0.0.0/0\nAllowedIPs = ::/0",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nAllowedIPs = ::/0,0.0.0.0/0\n" + foreign},
+		{"it has some of them",
+			"[Peer]\nPublicKey = " + old + "\nAllowedIPs = 10.0.0.0/8\nAllowedIPs = ::/0\n[Peer]\nPublicKey = " + now + "\nAllowedIPs = ::/0\n",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nAllowedIPs = 10.0.0.0/8\nAllowedIPs = ::/0\n"},
+		{"it lacks everything",
+			"[Peer]\nPublicKey = " + old + "\nEndpoint = 192.0.2.1:443 # nat\nPersistentKeepalive = 5\nAllowedIPs = ::/0\n[Peer]\nPublicKey = " + now + "\n",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nEndpoint = 192.0.2.1:444 # nat\nPersistentKeepalive = 5\nAllowedIPs = ::/0\n"},
+		{"two old ones",
+			"[Peer]\nPublicKey = " + oldest + "\nAllowedIPs = ::/0\n[Peer]\nPublicKey = " + old + "\nEndpoint = vpn.example.com:443\n",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nAllowedIPs = ::/0\nEndpoint = vpn.example.com:444\n"},
+		{"the same one twice",
+			"[Peer]\nPublicKey = " + now + "\nAllowedIPs = ::/0\n[Peer]\nPublicKey = " + now + "\nEndpoint = vpn.example.com:443\n",
+			"[Peer]\nPublicKey = " + now + "\nPresharedKey = " + psk.Reveal() + "\nAllowedIPs = ::/0\nEndpoint = vpn.example.com:444\n"},
+	}
+	const head = "[Interface]\nAddress = 10.8.0.2/32\n"
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := u.Reveal(head + tt.have)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(head+tt.want, got); diff != "" {
+				t.Errorf("file (-want +got):\n%s", diff)
+			}
+			if again, err := u.Reveal(got); err != nil || again != got {
+				t.Errorf("once more: %v (-first +second):\n%s", err, cmp.Diff(got, again))
+			}
+		})
 	}
 }
 
