@@ -35,7 +35,8 @@ type Options struct {
 	Client ExternalSecrets
 	Names  []string
 	// Every is how often to look. There is nothing to hurry: a refresh is not
-	// asked for by us, and mounts take up to a minute anyway.
+	// asked for by us, and mounts take up to a minute anyway. A look that takes
+	// longer is given up.
 	Every time.Duration
 	Log   *slog.Logger
 }
@@ -71,7 +72,10 @@ func (w *Watch) Run(ctx context.Context) {
 }
 
 func (w *Watch) look(ctx context.Context, name string) {
-	now, err := w.Client.Ready(ctx, name)
+	// An API server that never answers must not keep the others from being looked at.
+	one, cancel := context.WithTimeout(ctx, w.Every)
+	now, err := w.Client.Ready(one, name)
+	cancel()
 	if ctx.Err() != nil {
 		return
 	}

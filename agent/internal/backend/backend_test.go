@@ -79,6 +79,33 @@ func TestLongMessagesAreCut(t *testing.T) {
 	}
 }
 
+// silent never answers for one, and at once for all others.
+type silent string
+
+func (s silent) Ready(ctx context.Context, name string) (Condition, error) {
+	if name != string(s) {
+		return Condition{OK: true}, nil
+	}
+	<-ctx.Done()
+	return Condition{}, ctx.Err()
+}
+
+func TestNoAnswer(t *testing.T) {
+	w := New(Options{Client: silent("keys"), Names: []string{"keys", "peers"}, Every: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	go w.Run(ctx)
+	for !w.Ready()["peers"] {
+		if ctx.Err() != nil {
+			t.Fatal("peers is not looked at while nobody answers for keys")
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if got, want := w.Condition().Detail, "what is mounted stays in force: keys: Unknown context deadline exceeded"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 func TestRunEnds(t *testing.T) {
 	f := &fake{answers: map[string][]answer{"keys": {{Condition: Condition{OK: true}}}}}
 	w := New(Options{Client: f, Names: []string{"keys"}, Every: time.Millisecond, Log: slog.New(slog.DiscardHandler)})
