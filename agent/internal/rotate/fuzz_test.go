@@ -76,6 +76,7 @@ func fuzzServer(t *testing.T, r reading) {
 		_, _, dated := key.ParseServerEntry(name)
 		return dated || name == serverEntry
 	})
+	wantServerAgreed(t, after, r)
 	l := serverLine(t, after)
 	if got.result == Unchanged && len(got.write) > 0 && len(serverLine(t, r.data).keys) > 0 {
 		t.Fatalf("unchanged, but for %d entries", len(got.write))
@@ -141,6 +142,7 @@ func fuzzPreshared(t *testing.T, r reading) {
 	if len(faults) > 0 {
 		t.Fatalf("what was written has faults: %v", faults)
 	}
+	wantPresharedAgreed(t, after, r)
 	before, _ := parsePreshared(r.data)
 	seed, _ := parsePreshared(r.mounted)
 	next := time.Time{}
