@@ -136,7 +136,7 @@ func edit[T runtime.Object](named func(T) bool, change func(T)) func(*testing.T,
 }
 
 func editConfigMap(change func(*corev1.ConfigMap)) func(*testing.T, *office) {
-	return edit(func(*corev1.ConfigMap) bool { return true }, change)
+	return edit(func(m *corev1.ConfigMap) bool { return m.Data["gateway.yaml"] != "" }, change)
 }
 
 func editConfig(change func(string) string) func(*testing.T, *office) {
