@@ -189,16 +189,15 @@ func (g *gateway) rotate(t *testing.T, what string) {
 	g.times.add(g.scenario, "Job "+cronJob+", from kubectl create to its end", time.Since(start))
 }
 
-// pending is the next identity, and when it comes in force, as it is published for
-// clients.
+// pending is the next identity, and when it comes in force, as the newest one is
+// published for clients.
 func (g *gateway) pending(t *testing.T) (publicKey string, from time.Time) {
 	t.Helper()
 	published := must[*corev1.ConfigMap](t)(g.client.CoreV1().ConfigMaps(g.namespace).Get(t.Context(), publishedKeys, metav1.GetOptions{}))
-	publicKey = published.Data["nextPublicKey"]
-	if publicKey == "" {
+	if published.Data["publicKey"] == "" || published.Data["from"] == "" {
 		t.Fatalf("no next identity is published: %v", published.Data)
 	}
-	return publicKey, must[time.Time](t)(time.Parse(time.RFC3339, published.Data["nextFrom"]))
+	return published.Data["publicKey"], must[time.Time](t)(time.Parse(time.RFC3339, published.Data["from"]))
 }
 
 // nextPSK reads a client's next pre-shared key, and when it comes in force, as the
