@@ -10,6 +10,7 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
@@ -140,6 +141,32 @@ func TestNoRotation(t *testing.T) {
 		if o.Kind == "Service" || o.Kind == "NetworkPolicy" {
 			if strings.Contains(string(o.YAML), "51821") {
 				t.Errorf("%s opens the second port:\n%s", o.Template, o.YAML)
+			}
+		}
+	}
+}
+
+// Who stops rotating keeps the second port: the key in force may be the one there.
+func TestSecondPortStays(t *testing.T) {
+	for name, rotation := range map[string]string{
+		"suspended":              "{enabled: true, suspend: true}",
+		"no schedule":            "{enabled: true, server: {schedule: ''}}",
+		"nothing has a schedule": "{enabled: true, server: {schedule: ''}, presharedKeys: {schedule: ''}}",
+	} {
+		r := render(t, "{networkPolicy: {enabled: true}, keyRotation: "+rotation+"}")
+		open := func(p corev1.ServicePort) bool {
+			return p.Port == 51821 && p.Protocol == corev1.ProtocolUDP && p.TargetPort.StrVal == "wg-green"
+		}
+		if ports := get[*corev1.Service](t, r, "vpn-gateway").Spec.Ports; !slices.ContainsFunc(ports, open) {
+			t.Errorf("%s: the Service has not the second port: %v", name, ports)
+		}
+		let := func(p networkingv1.NetworkPolicyPort) bool { return p.Port.IntVal == 51821 }
+		if rules := get[*networkingv1.NetworkPolicy](t, r, "vpn-gateway").Spec.Ingress; !slices.ContainsFunc(rules[0].Ports, let) {
+			t.Errorf("%s: the NetworkPolicy does not let the second port through: %v", name, rules)
+		}
+		for job := range cronJobs(r) {
+			if !*get[*batchv1.CronJob](t, r, job).Spec.Suspend {
+				t.Errorf("%s: CronJob %s goes on", name, job)
 			}
 		}
 	}
