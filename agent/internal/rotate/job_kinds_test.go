@@ -108,6 +108,31 @@ func TestJobForgetsSecrets(t *testing.T) {
 	}
 }
 
+// A rotation is undone by removing its entry; the next run makes another key.
+func TestJobUndone(t *testing.T) {
+	before := secretTexts(map[string]string{"privateKey": "0"})
+	server := newFakeServer()
+	server.put("secrets/gateway", before)
+	server.put("configmaps/keys", nil)
+	var log bytes.Buffer
+	j := testJob(t, server, &log)
+	var published []string
+	for range 2 {
+		server.put("secrets/gateway", before)
+		if err := run(t, server, j, &log); err != nil {
+			t.Fatal(err)
+		}
+		if got := runOf(t, server, Server); got.Result != Rotated {
+			t.Errorf("%+v", got)
+		}
+		next := public(t, server.get("secrets/gateway")["green."+at(lead)]).String()
+		if got := server.get("configmaps/keys")[publicKeyEntry]; got != next || slices.Contains(published, got) {
+			t.Errorf("published is %s, want the key that was made now, %s, and none of %v", got, next, published)
+		}
+		published = append(published, next)
+	}
+}
+
 func TestJobAnnotatesPods(t *testing.T) {
 	type named = map[string]string
 	waits := named{"privateKey": "0", "green." + at(time.Minute): "1"}
