@@ -54,22 +54,8 @@ func (u Update) Reveal(config string) (string, error) {
 	if len(ours) == 0 {
 		return "", ErrNotOurs
 	}
-	have := map[string]bool{} // fields of the section that stays
-	for _, l := range lines {
-		have[l.field] = have[l.field] || l.number == stays
-	}
-	var added, out strings.Builder
-	if !have["presharedkey"] && u.PresharedKey != nil && !u.PresharedKey.IsZero() {
-		added.WriteString("PresharedKey = " + u.PresharedKey.Reveal() + "\n")
-		have["presharedkey"] = true
-	}
-	for _, l := range lines {
-		if ours[l.number] && l.number != stays && (l.field == "allowedips" || l.field != "" && !have[l.field]) {
-			if text, keep := u.changed(l); keep && !allowed(lines, stays, l) {
-				added.WriteString(text + "\n")
-			}
-		}
-	}
+	added := u.added(lines, ours, stays)
+	var out strings.Builder
 	end := ends(lines)
 	for i, l := range lines {
 		if ours[l.number] && l.number != stays && i <= end[l.number] {
@@ -83,11 +69,33 @@ func (u Update) Reveal(config string) (string, error) {
 			out.WriteString(text + "\n")
 		}
 		if l.number == stays && l.field == "publickey" {
-			out.WriteString(added.String())
-			added.Reset()
+			out.WriteString(added)
+			added = ""
 		}
 	}
 	return out.String(), nil
+}
+
+// added are the lines that the section that stays lacks.
+func (u Update) added(lines []line, ours map[int]bool, stays int) string {
+	var added strings.Builder
+	have := map[string]bool{} // fields of the section that stays
+	for _, l := range lines {
+		have[l.field] = have[l.field] || l.number == stays
+	}
+	if !have["presharedkey"] && u.PresharedKey != nil && !u.PresharedKey.IsZero() {
+		added.WriteString("PresharedKey = " + u.PresharedKey.Reveal() + "\n")
+		have["presharedkey"] = true
+	}
+	for _, l := range lines {
+		if ours[l.number] && l.number != stays && (l.field == "allowedips" || l.field != "" && !have[l.field]) {
+			if text, keep := u.changed(l); keep && !allowed(lines, stays, l) {
+				added.WriteString(text + "\n")
+				have[l.field] = true
+			}
+		}
+	}
+	return added.String()
 }
 
 // sections are those of the gateway, and the one of them that stays: the newest
