@@ -3,6 +3,14 @@ External Secrets. Its defaults are written out wherever they stand in a list: th
 would fill them in, and Argo CD take that for drift.
 */}}
 
+{{/*
+A length of time as Go prints it, 1m0s for 1m: the controller writes its objects back with a
+finalizer, and that is how the spec looks then. Takes the text.
+*/}}
+{{- define "vpn-gateway.duration" -}}
+{{- include "vpn-gateway.seconds" . | duration -}}
+{{- end -}}
+
 {{/* The store by reference, as the fields name and kind. */}}
 {{- define "vpn-gateway.storeRef" -}}
 {{- $store := .Values.externalSecrets.secretStoreRef -}}
