@@ -17,17 +17,18 @@ import (
 const (
 	externalSecretsModule = "github.com/external-secrets/external-secrets"
 	externalSecretsPart   = "external-secrets"
+	externalSecretsGroup  = "external-secrets.io"
 	externalSecretsImage  = "vpn-gateway.test/external-secrets:1" // as that part names it
 )
 
 // externalSecretsKind is a kind of External Secrets, by its plural.
 func externalSecretsKind(resource string) schema.GroupVersionResource {
-	kind := schema.GroupVersionResource{Group: "external-secrets.io", Version: "v1", Resource: resource}
+	kind := schema.GroupVersionResource{Group: externalSecretsGroup, Version: "v1", Resource: resource}
 	switch resource {
 	case "pushsecrets":
 		kind.Version = "v1alpha1"
 	case "generatorstates":
-		kind.Group, kind.Version = "generators.external-secrets.io", "v1alpha1"
+		kind.Group, kind.Version = "generators."+externalSecretsGroup, "v1alpha1"
 	}
 	return kind
 }
