@@ -152,13 +152,13 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 			Version: version, DataPlane: string(dev.DataPlane()), DataPlaneReason: dev.Reason(),
 		},
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
-		Reloading: mem.reloading,
+		Reloading: mem.busy,
 	})
 	status, err := withExternalSecrets(ctx, o.externalSecrets, log, registry, loop.Status)
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
-	handler := telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log})
+	handler := mem.whileScraped(telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log}))
 	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
 		return errors.Join(err, dev.Close())
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
@@ -14,11 +15,12 @@ const (
 	// of what is alive; and with 10,000 peers wireguard-go's queues and stacks alone
 	// are 350 MB, so that every gateway would need twice the memory that it uses.
 	restHeadroom = 8 << 20
-	// reloadHeadroom is the same while files are put in force: enough for most
-	// reloads to end without a collection, which would slow them.
-	reloadHeadroom = 32 << 20
-	// tidyAfter is how long after a reload what it used is given back to the
-	// operating system, unless the next one has begun.
+	// busyHeadroom is the same while files are put in force or metrics are read:
+	// enough for most of that to end without a collection, which with 10,000 peers
+	// takes longer than the thing itself.
+	busyHeadroom = 32 << 20
+	// tidyAfter is how long after that what it used is given back to the operating
+	// system, unless there is more to do.
 	tidyAfter = time.Second
 	// leastPercent bounds the work: a collection looks at all that is alive.
 	leastPercent, mostPercent = 2, 100
@@ -29,8 +31,9 @@ const (
 // Its methods may be called from any goroutine.
 type memory struct {
 	mu        sync.Mutex
-	reloads   int // under way
+	tasks     int // under way
 	tidy      *time.Timer
+	percent   int // set last
 	untouched bool
 }
 
@@ -39,25 +42,36 @@ func newMemory() *memory {
 	return &memory{untouched: set}
 }
 
-// reloading is called before a reload, and what it returns after it.
-func (m *memory) reloading() (done func()) {
+// busy is called before something that makes garbage by the megabyte, and what it
+// returns after it.
+func (m *memory) busy() (done func()) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reloads++
+	m.tasks++
 	if m.tidy != nil {
 		m.tidy.Stop()
 	}
-	m.allow(reloadHeadroom)
-	return m.reloaded
+	m.allow(busyHeadroom)
+	return m.done
 }
 
-func (m *memory) reloaded() {
+func (m *memory) done() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.reloads--
-	if m.reloads == 0 {
+	m.tasks--
+	if m.tasks == 0 {
 		m.tidy = time.AfterFunc(tidyAfter, m.rest)
 	}
+}
+
+// whileScraped is a handler that is busy with metrics, and with nothing else.
+func (m *memory) whileScraped(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/metrics" {
+			defer m.busy()()
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // rest gives back what is free, and keeps it so.
@@ -68,15 +82,20 @@ func (m *memory) rest() {
 	debug.FreeOSMemory()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.reloads == 0 {
+	if m.tasks == 0 {
 		m.allow(restHeadroom)
 	}
 }
 
+// allow sets what follows from headroom, where that is something new: setting it
+// waits for a collection that is under way, and stops everything for a moment.
 func (m *memory) allow(headroom uint64) {
-	if !m.untouched {
-		debug.SetGCPercent(percentFor(headroom, alive()))
+	percent := percentFor(headroom, alive())
+	if m.untouched || percent == m.percent {
+		return
 	}
+	m.percent = percent
+	debug.SetGCPercent(percent)
 }
 
 // percentFor is the GOGC value by which the heap may grow by headroom: the

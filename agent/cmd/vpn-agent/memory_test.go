@@ -1,6 +1,12 @@
 package main
 
-import "testing"
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 func TestPercentFor(t *testing.T) {
 	const mib = 1 << 20
@@ -20,5 +26,22 @@ func TestPercentFor(t *testing.T) {
 		if got := percentFor(tt.headroom, tt.alive); got != tt.want {
 			t.Errorf("%s: got %d, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+func TestWhileScraped(t *testing.T) {
+	t.Setenv("GOGC", "100") // of the test's own process nothing is to change
+	m := newMemory()
+	tasks := map[string]int{}
+	h := m.whileScraped(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { tasks[r.URL.Path] = m.tasks }))
+	want := map[string]int{"/metrics": 1, "/readyz": 0}
+	for path := range want {
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, path, nil))
+		if m.tasks != 0 {
+			t.Errorf("%s: %d tasks are left", path, m.tasks)
+		}
+	}
+	if diff := cmp.Diff(want, tasks); diff != "" {
+		t.Errorf("tasks while served (-want +got):\n%s", diff)
 	}
 }
