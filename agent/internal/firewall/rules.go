@@ -152,18 +152,24 @@ func flowAnswer() []expr.Any {
 	return compare(&expr.Ct{Key: expr.CtKeyDIRECTION, Register: register}, expr.CmpOpEq, []byte{1})
 }
 
-// clampSegmentSize lowers the MSS option (kind 2, RFC 9293) of a SYN to what
-// fits the route of either direction.
-func clampSegmentSize() []expr.Any {
+// opensTCP matches the SYNs of TCP, of which there are two in a connection.
+func opensTCP() []expr.Any {
 	const syn, rst = 0x02, 0x04
 	return seq(isProtocol(unix.IPPROTO_TCP), []expr.Any{
 		transport(flagsOffset, 1),
 		&expr.Bitwise{SourceRegister: register, DestRegister: register, Len: 1, Mask: []byte{syn | rst}, Xor: []byte{0}},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: register, Data: []byte{syn}},
+	})
+}
+
+// clampSegmentSize lowers the MSS option (kind 2, RFC 9293) of a SYN to what
+// fits the route of either direction.
+func clampSegmentSize() []expr.Any {
+	return []expr.Any{
 		&expr.Rt{Register: register, Key: expr.RtTCPMSS},
 		&expr.Byteorder{SourceRegister: register, DestRegister: register, Op: expr.ByteorderHton, Len: 2, Size: 2},
 		&expr.Exthdr{SourceRegister: register, Type: 2, Offset: 2, Len: 2, Op: expr.ExthdrOpTcpopt},
-	})
+	}
 }
 
 func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }

@@ -119,8 +119,9 @@ func (s switches) chains(at edition) []chain {
 			name: "segment_size", kind: nftables.ChainTypeFilter,
 			hook: nftables.ChainHookForward, priority: nftables.ChainPriorityMangle,
 			rules: []rule{
-				{"path MTU where ICMP gets lost", seq(at.inBy(), clampSegmentSize())},
-				{"", seq(at.outBy(), clampSegmentSize())},
+				// The device comes last: it costs every packet a look-up, and SYNs are few.
+				{"path MTU where ICMP gets lost", seq(opensTCP(), at.inBy(), clampSegmentSize())},
+				{"", seq(opensTCP(), at.outBy(), clampSegmentSize())},
 			},
 		},
 		s.postrouting(at),
