@@ -52,6 +52,9 @@ func peerConfigs(list []plan.Peer) []wgtypes.PeerConfig {
 			out = append(out, c)
 			continue
 		}
+		if p.Operation == plan.Renew {
+			out = append(out, wgtypes.PeerConfig{PublicKey: c.PublicKey, Remove: true})
+		}
 		// A peer that somebody removed meanwhile must not come back by halves.
 		c.UpdateOnly = p.Operation == plan.Update
 		if p.PresharedKey != nil {

@@ -277,13 +277,16 @@ func addChains(c *nftables.Conn, want switches, at edition) {
 	}
 	for _, ch := range chains {
 		for _, r := range ch.rules {
-			line := &nftables.Rule{Table: t, Chain: ch.nftables(t), Exprs: r.exprs}
-			if r.comment != "" {
-				line.UserData = userdata.AppendString(nil, userdata.TypeComment, r.comment)
-			}
-			c.AddRule(line)
+			c.AddRule(commented(&nftables.Rule{Table: t, Chain: ch.nftables(t), Exprs: r.exprs}, r.comment))
 		}
 	}
+}
+
+func commented(r *nftables.Rule, comment string) *nftables.Rule {
+	if comment != "" {
+		r.UserData = userdata.AppendString(nil, userdata.TypeComment, comment)
+	}
+	return r
 }
 
 func (c chain) nftables(t *nftables.Table) *nftables.Chain {

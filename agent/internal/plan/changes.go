@@ -59,6 +59,10 @@ func changedPeers(want, have []state.Peer) []Peer {
 	gone := map[key.Public]*state.Peer{}
 	last := &lastApplied{peers: have}
 	change := func(now, before *state.Peer) {
+		if now.Elsewhere && !before.Elsewhere { // a client's endpoint is known to the device alone
+			d.Peers = append(d.Peers, renew(*now))
+			return
+		}
 		if p, changed := update(now, &state.ObservedPeer{Peer: *before}, last); changed {
 			d.Peers = append(d.Peers, p)
 		}
@@ -106,6 +110,6 @@ func changedPeers(want, have []state.Peer) []Peer {
 // alike tells whether to the device there is no difference between two peers of
 // one key.
 func alike(a, b *state.Peer) bool {
-	return a.PresharedKey == b.PresharedKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
+	return a.Elsewhere == b.Elsewhere && a.PresharedKey == b.PresharedKey && a.Endpoint == b.Endpoint && a.Keepalive == b.Keepalive &&
 		slices.Equal(a.AllowedIPs, b.AllowedIPs)
 }

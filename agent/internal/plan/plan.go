@@ -61,12 +61,13 @@ type Operation int
 // that an addition may need.
 const (
 	Remove Operation = iota
+	Renew            // removes and adds in one: the peer's sessions and where it was are forgotten
 	Update
 	Add
 )
 
 // String returns the operation's name.
-func (o Operation) String() string { return [...]string{"remove", "update", "add"}[o] }
+func (o Operation) String() string { return [...]string{"remove", "renew", "update", "add"}[o] }
 
 // Peer patches one peer. Nil leaves a field alone.
 type Peer struct {
@@ -267,6 +268,9 @@ func add(want state.Peer) Peer {
 // update leaves want and have alone and keeps no pointer into them: nearly all
 // of thousands of peers need nothing, and shall cost nothing.
 func update(want *state.Peer, have *state.ObservedPeer, applied *lastApplied) (Peer, bool) {
+	if want.Elsewhere && have.Endpoint.IsValid() {
+		return renew(*want), true
+	}
 	p := Peer{Operation: Update, Name: want.Name, PublicKey: want.PublicKey}
 	changed := false
 	if want.PresharedKey != have.PresharedKey {
@@ -283,6 +287,14 @@ func update(want *state.Peer, have *state.ObservedPeer, applied *lastApplied) (P
 	}
 	p.AllowedIPs, p.RemoveAllowedIPs = difference(want.AllowedIPs, have.AllowedIPs, netip.Prefix.Compare)
 	return p, true
+}
+
+// renew forgets a peer's sessions, and where it was. To send nothing more to a peer
+// the device must not know where it is, and there is no other way to have it forget.
+func renew(want state.Peer) Peer {
+	p := add(want)
+	p.Operation = Renew
+	return p
 }
 
 func copied[T any](v T) *T { return &v }

@@ -36,13 +36,15 @@ type Inputs struct {
 	// A name that is missing leaves its peer without endpoint.
 	Resolved map[spec.Endpoint]netip.AddrPort
 	Uplink   Uplink
+	// Fleet is nil where there are no other replicas.
+	Fleet *Fleet
 }
 
 // Same reports whether both lead to the same desired state, being the same
 // snapshot and the same in all else, with no key's time in between. o is the
 // earlier one; where the clock was set back, they are never the same.
 func (in Inputs) Same(o Inputs) bool {
-	if in.Snapshot != o.Snapshot || in.Uplink != o.Uplink || in.Now.Before(o.Now) ||
+	if in.Snapshot != o.Snapshot || in.Uplink != o.Uplink || in.Fleet != o.Fleet || in.Now.Before(o.Now) ||
 		!maps.Equal(in.Resolved, o.Resolved) || !maps.Equal(in.Moved, o.Moved) {
 		return false
 	}
@@ -118,7 +120,7 @@ func calling(peers []Peer, s *spec.Snapshot) []Peer {
 	}
 	out := slices.Clone(peers)
 	for i := range out {
-		if passive[out[i].PublicKey] {
+		if passive[out[i].PublicKey] && !out[i].Elsewhere {
 			out[i].Keepalive = callEvery
 		}
 	}
@@ -152,6 +154,9 @@ func (in Inputs) peers(allowed [][]netip.Prefix) []Peer {
 			Endpoint:     in.endpoint(p),
 			Keepalive:    time.Duration(p.PersistentKeepalive) * time.Second,
 			AllowedIPs:   allowed[i],
+		}
+		if in.Fleet.elsewhere(p.PublicKey) {
+			out[i].Elsewhere, out[i].Endpoint, out[i].Keepalive = true, netip.AddrPort{}, 0
 		}
 	}
 	slices.SortFunc(out, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })

@@ -79,6 +79,9 @@ type Peer struct {
 	Keepalive time.Duration
 	// AllowedIPs, masked, sorted, unique.
 	AllowedIPs []netip.Prefix
+	// Elsewhere says that a sibling has the peer's session: nothing is sent to it
+	// from here, because an answer from another address would draw it away.
+	Elsewhere bool
 }
 
 // Observed is what the system says. It is read afresh for every run.

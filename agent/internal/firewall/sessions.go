@@ -1,0 +1,268 @@
+package firewall
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/florianl/go-nflog/v2"
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+// SessionsTable is a table beside [Table], of family inet: with it the kernel watches
+// WireGuard's sessions for a gateway of several replicas. It stops nothing. It is a
+// table of its own because its sets are memory, which replacing the rules must not
+// lose.
+//
+//	strangers     indices of sessions that another replica holds: whoever sends by
+//	              them has come to the wrong one
+//	unconfirmed   indices that we handed out and that were not used yet
+//	heard         those that were told of a moment ago
+const SessionsTable = "vpn_gateway_sessions"
+
+// sessionsGroup is the number of the log that [Sessions] listens to.
+const sessionsGroup = 51821
+
+const (
+	messageInitiation = 1
+
+	// strangerLifetime is for how long the keys of a session are good, and a little
+	// more; see REJECT_AFTER_TIME in section 6.1 of the WireGuard whitepaper.
+	strangerLifetime = 200 * time.Second
+	strangersMost    = 1 << 18 // elements; 10,000 peers have 30,000
+
+	// Limits of what is told of. Whoever repeats a packet of somebody else's makes
+	// no more of it than strangersEach for its index and strangersAll in total.
+	strangersEach  = 8 // a second
+	strangersAll   = 1000
+	handshakesMost = 1000
+	heardLifetime  = 10 * time.Second
+
+	// sessionSnap is what is told of a packet: IPv6 header (40), UDP's (8) and the
+	// longest message of a handshake (148), and some room for options.
+	sessionSnap = 256
+)
+
+// Sessions is the table and its log, in the network namespace that [NewSessions] was
+// called in. Its methods may be called from several goroutines.
+type Sessions struct {
+	ports []uint16
+	log   *slog.Logger
+	mu    sync.Mutex
+}
+
+// NewSessions makes the table for WireGuard's UDP ports of ours, anew where there is
+// one. The error says what the kernel lacks.
+func NewSessions(ports []uint16, log *slog.Logger) (*Sessions, error) {
+	s := &Sessions{ports: ports, log: log}
+	if err := s.make(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Sessions) make() error {
+	err := commit(func(c *nftables.Conn) error {
+		c.AddTable(sessionsTable()) // makes the deletion of a missing table no error
+		c.DelTable(sessionsTable())
+		c.AddTable(sessionsTable())
+		for _, set := range []*nftables.Set{strangers(), unconfirmed(), heard()} {
+			if err := c.AddSet(set, nil); err != nil {
+				return err
+			}
+		}
+		for _, ch := range []chain{s.in(), s.out()} {
+			at := ch.nftables(sessionsTable())
+			c.AddChain(at)
+			for _, r := range ch.rules {
+				c.AddRule(commented(&nftables.Rule{Table: at.Table, Chain: at, Exprs: r.exprs}, r.comment))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("nftables table %s: %w", SessionsTable, err)
+	}
+	return nil
+}
+
+func sessionsTable() *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyINet, Name: SessionsTable}
+}
+
+func strangers() *nftables.Set {
+	return &nftables.Set{
+		Table: sessionsTable(), ID: 1, Name: "strangers", KeyType: nftables.TypeMark,
+		HasTimeout: true, Timeout: strangerLifetime, Size: strangersMost,
+	}
+}
+
+func unconfirmed() *nftables.Set {
+	return &nftables.Set{
+		Table: sessionsTable(), ID: 2, Name: "unconfirmed", KeyType: nftables.TypeMark,
+		Dynamic: true, HasTimeout: true, Timeout: responseLifetime, Size: 65536,
+	}
+}
+
+func heard() *nftables.Set {
+	return &nftables.Set{
+		Table: sessionsTable(), ID: 3, Name: "heard", KeyType: nftables.TypeMark,
+		Dynamic: true, HasTimeout: true, Timeout: heardLifetime, Size: 65536,
+	}
+}
+
+// in tells of what completes a handshake of ours, and of strangers.
+func (s *Sessions) in() chain {
+	c := chain{
+		name: "in", kind: nftables.ChainTypeFilter,
+		hook: nftables.ChainHookInput, priority: nftables.ChainPriorityFilter,
+	}
+	for _, port := range s.ports {
+		data := seq(udpTo(port), isMessage(messageData), []expr.Any{transport(messageIndex, 4)})
+		c.add("somebody else's session", seq(data, []expr.Any{
+			&expr.Lookup{SourceRegister: register, SetName: strangers().Name},
+			&expr.Dynset{
+				SrcRegKey: register, SetName: heard().Name, Operation: unix.NFT_DYNSET_OP_UPDATE,
+				Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: strangersEach, Unit: expr.LimitTimeSecond, Burst: strangersEach}},
+			},
+		}, tellWhole(strangersAll)))
+		c.add("the peer called", seq(data, []expr.Any{
+			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
+			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: dynsetDelete},
+		}, tellWhole(handshakesMost)))
+		c.add("we called", seq(udpTo(port), isMessage(messageResponse), tellWhole(handshakesMost)))
+	}
+	return c
+}
+
+// out tells of the indices that leave.
+func (s *Sessions) out() chain {
+	c := chain{
+		name: "out", kind: nftables.ChainTypeFilter,
+		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
+	}
+	for _, port := range s.ports {
+		c.add("we call", seq(udpFrom(port), isMessage(messageInitiation), tellWhole(handshakesMost)))
+		c.add("we answer", seq(udpFrom(port), isMessage(messageResponse), []expr.Any{
+			transport(messageIndex, 4),
+			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: unix.NFT_DYNSET_OP_ADD},
+		}, tellWhole(handshakesMost)))
+	}
+	return c
+}
+
+// tellWhole logs a packet at once.
+func tellWhole(aSecond uint64) []expr.Any {
+	return []expr.Any{
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: aSecond, Unit: expr.LimitTimeSecond, Burst: uint32(aSecond)}, //nolint:gosec // a constant
+		&expr.Log{
+			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_QTHRESHOLD,
+			Group: sessionsGroup, Snaplen: sessionSnap, QThreshold: 1,
+		},
+	}
+}
+
+// Watch changes the set of strangers, by the indices of their sessions. Those that
+// the kernel forgot by itself may be taken away, too.
+func (s *Sessions) Watch(add, remove []uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for len(add) > 0 {
+		n := min(len(add), chunk)
+		if err := commit(func(c *nftables.Conn) error { return c.SetAddElements(strangers(), indices(add[:n])) }); err != nil {
+			return fmt.Errorf("nftables set strangers (+%d): %w", n, err)
+		}
+		add = add[n:]
+	}
+	for _, index := range remove {
+		// One by one: a transaction fails as a whole where one element is gone.
+		err := commit(func(c *nftables.Conn) error { return c.SetDeleteElements(strangers(), indices([]uint32{index})) })
+		if err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("nftables set strangers (-1): %w", err)
+		}
+	}
+	return nil
+}
+
+// Repair makes the table anew where it is gone, and reports whether it did: then all
+// strangers have to be told again.
+func (s *Sessions) Repair() (made bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, err := dial()
+	if err != nil {
+		return false, fmt.Errorf("nftables table %s: %w", SessionsTable, err)
+	}
+	chains, err := chainDump().names(c, SessionsTable)
+	_ = c.Close()
+	if err != nil {
+		return false, fmt.Errorf("nftables table %s: %w", SessionsTable, err)
+	}
+	if len(chains) == 2 {
+		return false, nil
+	}
+	return true, s.make()
+}
+
+// Remove deletes the table. It is no error if there is none.
+func (s *Sessions) Remove() error {
+	err := commit(func(c *nftables.Conn) error {
+		c.AddTable(sessionsTable())
+		c.DelTable(sessionsTable())
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("nftables table %s: %w", SessionsTable, err)
+	}
+	return nil
+}
+
+// indices are set elements. WireGuard's numbers are little-endian, and the set
+// compares bytes as they are in packets.
+func indices(list []uint32) []nftables.SetElement {
+	out := make([]nftables.SetElement, len(list))
+	for i, index := range list {
+		out[i].Key = binary.LittleEndian.AppendUint32(nil, index)
+	}
+	return out
+}
+
+// Listen calls heard for every message that the table tells of, one after the other,
+// until ctx ends. heard must be quick; what comes in the meantime waits in the kernel.
+func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
+	n, err := nflog.Open(&nflog.Config{Group: sessionsGroup, Copymode: nflog.CopyPacket, QThresh: 1, Bufsize: 4096})
+	if err != nil {
+		return fmt.Errorf("packet log of sessions: %w", err)
+	}
+	err = n.RegisterWithErrorFunc(ctx,
+		func(a nflog.Attribute) int {
+			if a.Payload == nil || a.Hook == nil {
+				return 0
+			}
+			if m, ok := parseMessage(*a.Payload, *a.Hook == unix.NF_INET_LOCAL_OUT); ok {
+				heard(m)
+			}
+			return 0
+		},
+		func(err error) int {
+			if errors.Is(err, unix.ENOBUFS) { // some were lost in a flood, and come again
+				return 0
+			}
+			if ctx.Err() == nil {
+				s.log.Error("cannot see sessions any more: peers that come from other replicas wait for WireGuard's own timers", "error", err)
+			}
+			return 1
+		})
+	if err != nil {
+		_ = n.Close()
+		return fmt.Errorf("packet log of sessions: %w", err)
+	}
+	context.AfterFunc(ctx, func() { _ = n.Close() })
+	return nil
+}

@@ -1,0 +1,64 @@
+package fleet
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
+// What replicas send each other is a list of sessions, in messages and in the state
+// that they exchange in full now and then:
+//
+//	0       version
+//	1…      sessions of 26 bytes each: index (4), peer (8), sequence number (4),
+//	        holder (8), age in seconds (2); numbers in network byte order
+//
+// memberlist encrypts it (AES-GCM) and says from whom it comes.
+const (
+	wireVersion  = 1
+	wireSession  = 26
+	mostSessions = 1 << 17 // of a state: 10,000 peers have 30,000
+)
+
+var errMalformed = errors.New("malformed message")
+
+// encode writes sessions for others to [decode].
+func encode(sessions []Session, now time.Time) []byte {
+	out := make([]byte, 1, 1+len(sessions)*wireSession)
+	out[0] = wireVersion
+	for _, s := range sessions {
+		age := min(max(now.Sub(s.Since)/time.Second, 0), math.MaxUint16)
+		out = binary.BigEndian.AppendUint32(out, s.Index)
+		out = append(out, s.Peer[:]...)
+		out = binary.BigEndian.AppendUint32(out, s.Seq)
+		out = append(out, s.Holder[:]...)
+		out = binary.BigEndian.AppendUint16(out, uint16(age)) //nolint:gosec // bounded above
+	}
+	return out
+}
+
+// decode reads a whole message or nothing of it. A later version than ours is no
+// fault of the sender's: the error says so, and a rolling upgrade goes on.
+func decode(b []byte, now time.Time) ([]Session, error) {
+	switch {
+	case len(b) == 0:
+		return nil, fmt.Errorf("%w: empty", errMalformed)
+	case b[0] != wireVersion:
+		return nil, fmt.Errorf("%w: version %d, ours is %d", errMalformed, b[0], wireVersion)
+	case (len(b)-1)%wireSession != 0:
+		return nil, fmt.Errorf("%w: %d bytes are no whole sessions", errMalformed, len(b))
+	case len(b) > 1+mostSessions*wireSession:
+		return nil, fmt.Errorf("%w: %d bytes are too many", errMalformed, len(b))
+	}
+	out := make([]Session, 0, len(b)/wireSession)
+	for rest := b[1:]; len(rest) > 0; rest = rest[wireSession:] {
+		age := time.Duration(binary.BigEndian.Uint16(rest[24:])) * time.Second
+		out = append(out, Session{
+			Index: binary.BigEndian.Uint32(rest), Peer: PeerID(rest[4:12]), Seq: binary.BigEndian.Uint32(rest[12:]),
+			Holder: ReplicaID(rest[16:24]), Since: now.Add(-age),
+		})
+	}
+	return out, nil
+}
