@@ -47,6 +47,7 @@ type gatewayOptions struct {
 	logLevel                              slog.LevelVar
 	resync                                time.Duration
 	externalSecrets                       []string
+	fleet                                 fleetOptions
 }
 
 func newGatewayCommand(env environment) *cobra.Command {
@@ -75,13 +76,14 @@ func newGatewayCommand(env environment) *cobra.Command {
 	f.StringVar(&o.healthAddress, "health-address", "", "TCP address that accepts only while ready, for load balancers that cannot probe UDP; empty is off")
 	f.TextVar(&o.logLevel, "log-level", &o.logLevel, "least level to log: debug, info, warn or error")
 	f.StringSliceVar(&o.externalSecrets, "external-secrets", nil, "ExternalSecrets of the Pod's namespace to report on, by name: whether they are still refreshed; it takes the right to get them")
+	o.fleet.register(f)
 	f.DurationVar(&o.resync, "resync", 30*time.Second, "how often to compare everything without an event")
 	return cmd
 }
 
 // check refuses flags that nothing can be made of.
 func (o *gatewayOptions) check() error {
-	var errs []error
+	errs := []error{o.fleet.check()}
 	if o.resync < time.Second {
 		errs = append(errs, fmt.Errorf("--resync=%s: too short; use 1s or more, such as 30s", o.resync))
 	}
@@ -129,11 +131,15 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 	if err != nil {
 		log.Warn("cannot see handshakes, looking for them instead", "error", err, "every", sessionsInterval.String())
 	}
+	others, err := startFleet(ctx, o, initial, dev, log)
+	if err != nil {
+		return errors.Join(err, dev.Close())
+	}
 	registry := telemetry.NewRegistry()
 	telemetry.RegisterStopped(registry, stoppedPackets(fw))
 	gate := telemetry.NewGate(o.healthAddress, log)
 	defer gate.Close()
-	loop := reconcile.New(reconcile.Options{
+	loopOptions := reconcile.Options{
 		Initial:     initial,
 		Files:       files,
 		Read:        func() (spec.Files, error) { return watch.Read(o.configDir) },
@@ -153,17 +159,21 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		},
 		Published: func(s telemetry.Status) { gate.Set(s.Ready()) },
 		Reloading: mem.busy,
-	})
+	}
+	if others != nil {
+		loopOptions.Fleet = others
+	}
+	loop := reconcile.New(loopOptions)
 	status, err := withExternalSecrets(ctx, o.externalSecrets, log, registry, loop.Status)
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}
-	handler := mem.whileScraped(telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log}))
-	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler}); err != nil {
+	handler := mem.whileScraped(telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log, Fleet: others.metrics(registry)}))
+	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler, others: others}); err != nil {
 		return errors.Join(err, dev.Close())
 	}
 	log.Info("leaving")
-	return errors.Join(dev.Remove(), fw.Remove())
+	return errors.Join(others.leave(), dev.Remove(), fw.Remove())
 }
 
 type serveOptions struct {
@@ -171,6 +181,7 @@ type serveOptions struct {
 	log     *slog.Logger
 	loop    *reconcile.Reconciler
 	handler http.Handler
+	others  *replicas
 }
 
 // serve runs the loop and the HTTP server until a SIGTERM has been drained or
@@ -201,6 +212,8 @@ func serve(parent context.Context, o serveOptions) error {
 			drain := o.loop.Drain()
 			o.log.Info("draining", "signal", s.String(), "for", drain.String())
 			select {
+			case <-o.others.drained(ctx):
+				o.log.Info("all peers have gone to other replicas")
 			case <-time.After(drain):
 			case <-signals:
 			case <-ctx.Done():

@@ -23,6 +23,7 @@ const (
 	macLen          = 16
 	messageTypeInit = 1
 	messageTypeResp = 2
+	messageTypeData = 4
 )
 
 // receivers tells for whom a handshake message is.

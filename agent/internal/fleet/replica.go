@@ -161,6 +161,13 @@ func (r *Replica) Started(index uint32, peer key.Public, now time.Time) {
 	r.started[index] = started{IDOf(peer), now}
 }
 
+// Began reports whether an index is that of a handshake of ours that is not
+// confirmed yet.
+func (r *Replica) Began(index uint32) bool {
+	_, ok := r.started[index]
+	return ok
+}
+
 // Confirmed notes that the peer has used an index of ours: its session stands.
 func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	began, ok := r.started[index]

@@ -90,20 +90,47 @@ func (r *Reconciler) watchSessions(ctx context.Context) (ran bool) {
 	return false
 }
 
-// follow moves the routes to peers that have moved, and looks at nothing else: a
-// whole run takes many times as long, and where many clients move at once, all of
+// follow takes up which peers have moved, to the other tunnel or to another replica,
+// and looks at nothing else: a whole run takes many times as long, and where many clients move at once, all of
 // them wait for it. Where it returns false, a whole run is to do it.
 func (r *Reconciler) follow() bool {
 	if r.applied == nil || r.runError != nil || r.secondError != nil || r.tableInDoubt {
 		return false
 	}
-	r.inputs.Now, r.inputs.Moved = r.Now(), r.moved
+	r.inputs.Now, r.inputs.Moved, r.inputs.Fleet = r.Now(), r.moved, r.fleet()
 	r.desired = state.Build(r.inputs)
 	if err := r.apply(plan.Changes(r.desired, *r.applied)); err != nil {
 		r.Log.Warn("cannot move routes alone, comparing everything", "error", err)
 		return false
 	}
 	return r.secondError == nil
+}
+
+// fleet is what the other replicas do.
+func (r *Reconciler) fleet() *state.Fleet {
+	if r.Fleet == nil {
+		return nil
+	}
+	return r.Fleet.State()
+}
+
+// callsAtOnce bounds how many handshakes one message to the device begins.
+const callsAtOnce = 256
+
+// call begins handshakes: that which is asked for, and what else is waiting.
+func (r *Reconciler) call(first state.Call, waiting <-chan state.Call) {
+	calls := []state.Call{first}
+	for more := true; more && len(calls) < callsAtOnce; {
+		select {
+		case c := <-waiting:
+			calls = append(calls, c)
+		default:
+			more = false
+		}
+	}
+	if err := r.Device.Apply(plan.Calls(r.desired, calls)); err != nil {
+		r.Log.Warn("cannot call peers, which try again by themselves", "peers", len(calls), "error", err)
+	}
 }
 
 // sameSlots reports whether the server keys that are answered to are in the slots

@@ -35,6 +35,17 @@ type Firewall interface {
 	Apply(plan.Firewall) error
 }
 
+// Fleet is the other replicas; package fleet has the real one.
+type Fleet interface {
+	// Configure takes up a snapshot that the gateway converges to.
+	Configure(*spec.Snapshot)
+	// State returns the same pointer until something changes, which Changed says.
+	State() *state.Fleet
+	Changed() <-chan struct{}
+	// Calls are handshakes to be made at once.
+	Calls() <-chan state.Call
+}
+
 // Options of a [Reconciler].
 type Options struct {
 	// Initial is the snapshot that the device was opened for, of Files.
@@ -54,7 +65,9 @@ type Options struct {
 	// at the peers' handshakes in between.
 	Resync, Sessions time.Duration
 	// Handshakes says that some peer has shaken hands; nil where nothing says so.
-	Handshakes  <-chan struct{}
+	Handshakes <-chan struct{}
+	// Fleet is what the other replicas do; nil where there are none.
+	Fleet       Fleet
 	Now         func() time.Time
 	Log         *slog.Logger
 	Instruments *telemetry.Instruments
@@ -143,10 +156,23 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 	var follow follower
 	keys := time.NewTimer(r.untilNextKey())
 	defer keys.Stop()
+	var fleetChanged <-chan struct{}
+	var calls <-chan state.Call
+	if r.Fleet != nil {
+		fleetChanged, calls = r.Fleet.Changed(), r.Fleet.Calls()
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case c := <-calls:
+			r.call(c, calls)
+			continue
+		case <-fleetChanged:
+			if r.follow() {
+				continue
+			}
+			r.run(ctx, "replicas")
 		case <-sessions.C:
 			if !r.watchSessions(ctx) {
 				continue

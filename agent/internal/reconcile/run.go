@@ -147,6 +147,9 @@ func (r *Reconciler) adopt(s *spec.Snapshot, f fingerprint) {
 			r.formerNames[k] = name
 		}
 	}
+	if r.Fleet != nil {
+		r.Fleet.Configure(s)
+	}
 	r.peerNames = names // a new map: probes and metrics may be reading the old one
 }
 
@@ -208,7 +211,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("observe the device: %w", err)
 	}
 	r.secondError = nil
-	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink}
+	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink, Fleet: r.fleet()}
 	if !inputs.Same(r.inputs) {
 		r.inputs, r.desired = inputs, state.Build(inputs)
 	}

@@ -39,6 +39,13 @@ const (
 	rotationTime
 	movedPeers
 	externalSecrets
+	fleetMembers
+	connectedPeers
+	fleetAdopted
+	fleetYielded
+	fleetCalls
+	fleetRefusedPackets
+	fleetRefusedMessages
 	buildInfo
 	deviceInfo
 
@@ -59,29 +66,36 @@ const (
 // a client roams it would begin a series of its own.
 func catalogue() []metric {
 	return []metric{
-		ready:            {"vpn_gateway_ready", gauge, "Whether packets would be forwarded: 1 while every condition holds that readiness depends on.", nil},
-		condition:        {"vpn_gateway_condition", gauge, "Whether a condition of /readyz holds. The condition config is informational: the last good state stays in force.", []string{"name"}},
-		configGeneration: {"vpn_gateway_config_generation", gauge, "Number of configurations applied since the start.", nil},
-		configInfo:       {"vpn_gateway_config_info", gauge, "Configuration in force, by the hash of its files.", []string{"hash"}},
-		reloadOK:         {"vpn_gateway_config_last_reload_successful", gauge, "Whether the last attempt to read and apply the configuration succeeded.", nil},
-		reloadTime:       {"vpn_gateway_config_last_reload_success_timestamp_seconds", gauge, "UNIX timestamp of the last successful reload, 0 where there was none.", nil},
-		reloads:          {"vpn_gateway_config_reloads_total", counter, "Number of reloads by result: success or failure.", []string{"result"}},
-		reloadDuration:   {"vpn_gateway_config_reload_duration_seconds", histogram, "Time from reading changed files to having them in force.", nil},
-		runDuration:      {"vpn_gateway_run_duration_seconds", histogram, "Time of a run of the reconcile loop, whether or not there was something to do.", nil},
-		dataPlaneInfo:    {"vpn_gateway_data_plane_info", gauge, "Data plane in force, kernel or userspace, and why.", []string{"data_plane", "reason"}},
-		peers:            {"vpn_gateway_peers", gauge, "Number of peers on the device by state: connected (a handshake in the last 180 s), idle (session over, nothing to say), dead (the gateway calls and gets no answer), never (no handshake yet).", []string{"state"}},
-		configuredPeers:  {"vpn_gateway_configured_peers", gauge, "Number of peers in the configuration in force.", nil},
-		peerEvents:       {"vpn_gateway_peer_events_total", counter, "Number of peers seen to connect, disconnect or roam.", []string{"event"}},
-		stoppedPackets:   {"vpn_gateway_stopped_packets_total", counter, "Number of packets that the firewall stopped, by reason, since its table was last made anew.", []string{"reason"}},
-		keySince:         {"vpn_gateway_key_in_force_since_timestamp_seconds", gauge, "UNIX timestamp since when the key in force counts, by kind: server, or preshared, of which it is the oldest; 0 where no key's name says so.", []string{"kind"}},
-		keyNext:          {"vpn_gateway_key_next_activation_timestamp_seconds", gauge, "UNIX timestamp at which the next key comes in force, by kind; 0 where none is scheduled.", []string{"kind"}},
-		keyRetires:       {"vpn_gateway_server_key_retirement_timestamp_seconds", gauge, "UNIX timestamp at which the older of two server keys is no longer answered to; 0 where there is one key.", nil},
-		rotationOK:       {"vpn_gateway_key_rotation_last_run_successful", gauge, "Whether the last job that was to rotate keys succeeded, by kind; missing where no job has run yet.", []string{"kind"}},
-		rotationTime:     {"vpn_gateway_key_rotation_last_run_timestamp_seconds", gauge, "UNIX timestamp of the last job that was to rotate keys, by kind.", []string{"kind"}},
-		movedPeers:       {"vpn_gateway_moved_peers", gauge, "Number of peers that use the newer of two server keys.", nil},
-		externalSecrets:  {"vpn_gateway_external_secret_ready", gauge, "Whether the last refresh of an ExternalSecret from its backend succeeded; missing where none is used.", []string{"name"}},
-		buildInfo:        {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
-		deviceInfo:       {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
+		ready:                {"vpn_gateway_ready", gauge, "Whether packets would be forwarded: 1 while every condition holds that readiness depends on.", nil},
+		condition:            {"vpn_gateway_condition", gauge, "Whether a condition of /readyz holds. The condition config is informational: the last good state stays in force.", []string{"name"}},
+		configGeneration:     {"vpn_gateway_config_generation", gauge, "Number of configurations applied since the start.", nil},
+		configInfo:           {"vpn_gateway_config_info", gauge, "Configuration in force, by the hash of its files.", []string{"hash"}},
+		reloadOK:             {"vpn_gateway_config_last_reload_successful", gauge, "Whether the last attempt to read and apply the configuration succeeded.", nil},
+		reloadTime:           {"vpn_gateway_config_last_reload_success_timestamp_seconds", gauge, "UNIX timestamp of the last successful reload, 0 where there was none.", nil},
+		reloads:              {"vpn_gateway_config_reloads_total", counter, "Number of reloads by result: success or failure.", []string{"result"}},
+		reloadDuration:       {"vpn_gateway_config_reload_duration_seconds", histogram, "Time from reading changed files to having them in force.", nil},
+		runDuration:          {"vpn_gateway_run_duration_seconds", histogram, "Time of a run of the reconcile loop, whether or not there was something to do.", nil},
+		dataPlaneInfo:        {"vpn_gateway_data_plane_info", gauge, "Data plane in force, kernel or userspace, and why.", []string{"data_plane", "reason"}},
+		peers:                {"vpn_gateway_peers", gauge, "Number of peers on the device by state: connected (a handshake in the last 180 s), idle (session over, nothing to say), dead (the gateway calls and gets no answer), never (no handshake yet).", []string{"state"}},
+		configuredPeers:      {"vpn_gateway_configured_peers", gauge, "Number of peers in the configuration in force.", nil},
+		peerEvents:           {"vpn_gateway_peer_events_total", counter, "Number of peers seen to connect, disconnect or roam.", []string{"event"}},
+		stoppedPackets:       {"vpn_gateway_stopped_packets_total", counter, "Number of packets that the firewall stopped, by reason, since its table was last made anew.", []string{"reason"}},
+		keySince:             {"vpn_gateway_key_in_force_since_timestamp_seconds", gauge, "UNIX timestamp since when the key in force counts, by kind: server, or preshared, of which it is the oldest; 0 where no key's name says so.", []string{"kind"}},
+		keyNext:              {"vpn_gateway_key_next_activation_timestamp_seconds", gauge, "UNIX timestamp at which the next key comes in force, by kind; 0 where none is scheduled.", []string{"kind"}},
+		keyRetires:           {"vpn_gateway_server_key_retirement_timestamp_seconds", gauge, "UNIX timestamp at which the older of two server keys is no longer answered to; 0 where there is one key.", nil},
+		rotationOK:           {"vpn_gateway_key_rotation_last_run_successful", gauge, "Whether the last job that was to rotate keys succeeded, by kind; missing where no job has run yet.", []string{"kind"}},
+		rotationTime:         {"vpn_gateway_key_rotation_last_run_timestamp_seconds", gauge, "UNIX timestamp of the last job that was to rotate keys, by kind.", []string{"kind"}},
+		movedPeers:           {"vpn_gateway_moved_peers", gauge, "Number of peers that use the newer of two server keys.", nil},
+		externalSecrets:      {"vpn_gateway_external_secret_ready", gauge, "Whether the last refresh of an ExternalSecret from its backend succeeded; missing where none is used.", []string{"name"}},
+		fleetMembers:         {"vpn_gateway_fleet_members", gauge, "Number of replicas by state: alive, draining, and for a minute dead or left. Missing, like all of the fleet, where it is switched off.", []string{"state"}},
+		connectedPeers:       {"vpn_gateway_connected_peers", gauge, "Number of peers that this replica serves and that had a handshake within 180 s.", nil},
+		fleetAdopted:         {"vpn_gateway_fleet_adopted_peers_total", counter, "Number of times that a peer came from another replica.", nil},
+		fleetYielded:         {"vpn_gateway_fleet_yielded_peers_total", counter, "Number of times that a peer went to another replica.", nil},
+		fleetCalls:           {"vpn_gateway_fleet_calls_total", counter, "Number of handshakes that this replica began to take a peer over.", nil},
+		fleetRefusedPackets:  {"vpn_gateway_fleet_refused_packets_total", counter, "Number of packets of other replicas' sessions that led to no handshake, by reason.", []string{"reason"}},
+		fleetRefusedMessages: {"vpn_gateway_fleet_refused_messages_total", counter, "Number of messages from other replicas that were refused, by reason: encryption (another key, or none), malformed.", []string{"reason"}},
+		buildInfo:            {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
+		deviceInfo:           {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
 
 		dumpOK:          {"vpn_gateway_device_dump_successful", gauge, "Whether this scrape could read the peers from the device; the metrics below are missing where it could not.", nil},
 		dumpDuration:    {"vpn_gateway_device_dump_duration_seconds", gauge, "Time that this scrape took to read the peers from the device.", nil},

@@ -85,6 +85,7 @@ func (c *statusCollector) Describe(out chan<- *prometheus.Desc) {
 		case id == reloadDuration, id == runDuration, id == peerEvents: // of Instruments
 		case id == stoppedPackets: // of stoppedCollector
 		case id == externalSecrets: // of externalCollector
+		case id >= fleetMembers && id <= fleetRefusedMessages: // of fleetCollector
 		case id >= dumpOK: // of exposition
 		default:
 			out <- d

@@ -95,6 +95,9 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	reg := NewRegistry()
 	RegisterStopped(reg, func() (map[string]uint64, error) { return map[string]uint64{"spoofed": 3, "isolated": 0}, nil })
 	RegisterExternalSecrets(reg, func() map[string]bool { return map[string]bool{"keys": true, "peers": false} })
+	RegisterFleet(reg, fakeFleet, func() FleetCounts {
+		return FleetCounts{Adopted: 2, RefusedPackets: map[string]uint64{"late": 1}, RefusedMessages: map[string]uint64{"malformed": 3}}
+	})
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
 		Status: func() Status { return s },
@@ -114,4 +117,13 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 type metricsServer struct {
 	instruments *Instruments
 	http.Handler
+}
+
+// fakeFleet is three replicas, of which one is dead.
+func fakeFleet() FleetView {
+	return FleetView{Replica: "a", Replicas: 2, Draining: 1, ConnectedPeers: 5, PerReplica: 2.5, Members: []FleetMember{
+		{Name: "a", Address: "10.244.1.2", State: "alive", ConnectedPeers: 4},
+		{Name: "b", Address: "10.244.2.2", State: "draining", ConnectedPeers: 1},
+		{Name: "c", Address: "10.244.3.2", State: "dead"},
+	}}
 }

@@ -16,7 +16,7 @@ import (
 // maxScrapes at a time: more wait for nothing but memory.
 const maxScrapes = 4
 
-// Options for [NewHandler]; all are required. The functions are called by
+// Options for [NewHandler]; all but Fleet are required. The functions are called by
 // several goroutines at once.
 type Options struct {
 	Status func() Status
@@ -26,6 +26,8 @@ type Options struct {
 	// Registry holds what /metrics shows beside the peers; see [NewRegistry].
 	Registry *prometheus.Registry
 	Log      *slog.Logger
+	// Fleet, where not nil, tells of all replicas.
+	Fleet func() FleetView
 }
 
 // Readiness is the JSON document that /readyz answers with.
@@ -53,6 +55,7 @@ type Readiness struct {
 //	/healthz  200 while the process answers
 //	/readyz   200 or 503 with a [Readiness]
 //	/metrics  the metrics of docs/metrics.md, text format 0.0.4, uncompressed
+//	/fleet    a [FleetView]; 404 where there is no fleet
 //
 // It registers metrics of its own: a registry serves one handler.
 func NewHandler(o Options) http.Handler {
@@ -67,6 +70,9 @@ func NewHandler(o Options) http.Handler {
 		writeReadiness(w, o.Status())
 	})
 	mux.Handle("GET /metrics", m)
+	if o.Fleet != nil {
+		mux.HandleFunc("GET /fleet", fleetHandler(o.Fleet))
+	}
 	return mux
 }
 

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/device"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/fleet"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
+)
+
+// fleetOptions are the flags of a gateway that is one of several replicas.
+type fleetOptions struct {
+	address string
+	join    []string
+	podName string
+}
+
+func (o *fleetOptions) register(f *pflag.FlagSet) {
+	f.StringVar(&o.address, "fleet-address", "", "the Pod's own IP address and a port, TCP and UDP, for messages of the gateway's other replicas; empty: there are none")
+	f.StringSliceVar(&o.join, "fleet-join", nil, "where to find them: names, which are looked up again and again, or IP addresses, with or without a port")
+	f.StringVar(&o.podName, "pod-name", "", "the Pod's name, by which replicas know each other")
+}
+
+func (o *fleetOptions) check() error {
+	if o.address == "" {
+		return nil
+	}
+	var errs []error
+	if a, err := netip.ParseAddrPort(o.address); err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
+		errs = append(errs, fmt.Errorf("--fleet-address=%s: not the Pod's IP address and a port; use one such as 10.244.1.7:7946", o.address))
+	}
+	if o.podName == "" {
+		errs = append(errs, errors.New("--pod-name is missing: replicas know each other by name"))
+	}
+	return errors.Join(errs...)
+}
+
+// replicas is this replica's part in the fleet.
+type replicas struct {
+	*fleet.Fleet
+	sessions *firewall.Sessions
+}
+
+// startFleet joins the other replicas; nil where there are none.
+func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, dev *device.Tunnels, log *slog.Logger) (*replicas, error) {
+	if o.fleet.address == "" {
+		return nil, nil
+	}
+	address, err := netip.ParseAddrPort(o.fleet.address)
+	if err != nil {
+		return nil, err // check saw to it
+	}
+	inherited, err := hasSessions(dev)
+	if err != nil {
+		return nil, err
+	}
+	g := &initial.Gateway
+	sessions, err := firewall.NewSessions([]uint16{g.ListenPort(key.Blue), g.ListenPort(key.Green)}, log)
+	if err != nil {
+		return nil, fmt.Errorf("a gateway of several replicas has to see WireGuard's handshakes (CONFIG_NFT_LOG): %w", err)
+	}
+	f, err := fleet.Start(ctx, fleet.Options{
+		Name: o.fleet.podName, Address: address, Join: o.fleet.join,
+		Initial: initial, Inherited: inherited, Watch: sessions.Watch, Log: log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, sessions.Remove())
+	}
+	r := &replicas{f, sessions}
+	if err := sessions.Listen(ctx, f.Heard); err != nil {
+		return nil, errors.Join(err, r.leave())
+	}
+	go r.keepTable(ctx, o.resync, log)
+	return r, nil
+}
+
+// hasSessions reports whether the device was a predecessor's, with its sessions.
+func hasSessions(dev *device.Tunnels) (found bool, err error) {
+	for _, slot := range []key.Slot{key.Blue, key.Green} {
+		err = errors.Join(err, dev.EachPeer(slot, func(p *state.ObservedPeer) { found = found || !p.LastHandshake.IsZero() }))
+	}
+	return found, err
+}
+
+// keepTable makes the table of sessions anew where somebody deletes it.
+func (r *replicas) keepTable(ctx context.Context, every time.Duration, log *slog.Logger) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		switch made, err := r.sessions.Repair(); {
+		case err != nil:
+			log.Error("cannot see sessions", "error", err)
+		case made:
+			log.Warn("repaired what others had changed", "changes", []string{"table " + firewall.SessionsTable + " made anew"})
+			r.WatchAll()
+		}
+	}
+}
+
+// leave says goodbye to the other replicas. A nil one has none.
+func (r *replicas) leave() error {
+	if r == nil {
+		return nil
+	}
+	return errors.Join(r.Close(), r.sessions.Remove())
+}
+
+// metrics shows the fleet.
+func (r *replicas) metrics(reg prometheus.Registerer) func() telemetry.FleetView {
+	if r == nil {
+		return nil
+	}
+	telemetry.RegisterFleet(reg, r.View, r.Counts)
+	return r.View
+}
+
+const (
+	// drainLeast is how long to serve on at least: it takes a moment until new flows
+	// go to other Pods.
+	drainLeast = 3 * time.Second
+	// drainSettle is for how long nobody may have been here for everybody to have gone.
+	drainSettle = time.Second
+	drainLook   = 100 * time.Millisecond
+)
+
+// drained is closed when all connected peers have gone to other replicas; never where
+// there are none.
+func (r *replicas) drained(ctx context.Context) <-chan struct{} {
+	if r == nil {
+		return nil
+	}
+	r.Drain()
+	done := make(chan struct{})
+	go func() {
+		start := time.Now()
+		empty := start
+		ticker := time.NewTicker(drainLook)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case now := <-ticker.C:
+				if r.Held() > 0 || r.Alone() {
+					empty = now
+				}
+				if now.Sub(start) >= drainLeast && now.Sub(empty) >= drainSettle {
+					close(done)
+					return
+				}
+			}
+		}
+	}()
+	return done
+}

@@ -1,0 +1,381 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
+)
+
+// Options of a [Fleet].
+type Options struct {
+	// Name of this replica, that of its Pod.
+	Name string
+	// Address is where siblings reach it: the Pod's.
+	Address netip.AddrPort
+	// Join are names and addresses at which siblings may be found, with or without
+	// a port. Names are looked up again and again.
+	Join []string
+	// Initial is the configuration that the gateway starts with.
+	Initial *spec.Snapshot
+	// Inherited says that the device was taken over with its sessions.
+	Inherited bool
+	// Link is this replica's end of the link to its siblings; nil: none.
+	Link *state.LinkConfig
+	// Watch changes the indices to be told of.
+	Watch func(add, remove []uint32) error
+	Log   *slog.Logger
+}
+
+// Fleet is a replica among its siblings. Its methods may be called from several
+// goroutines.
+type Fleet struct {
+	options Options
+	ring    *memberlist.Keyring
+	list    *memberlist.Memberlist
+	queue   *memberlist.TransmitLimitedQueue
+
+	mu        sync.Mutex
+	replica   *Replica
+	receivers *receivers
+	slots     map[uint16]key.Slot // by port
+	snapshot  *spec.Snapshot
+	keys      []key.Private // in the ring, the one in use last
+	siblings  map[string]sibling
+	draining  bool
+	view      *state.Fleet // nil: to be made anew
+	add, drop []uint32     // for Watch
+	names     map[key.Public]string
+
+	changed chan struct{}
+	watch   chan struct{}
+	calls   chan state.Call
+	outbox  chan []Session
+
+	adopted, yielded, called        atomic.Uint64
+	refusedPackets, refusedMessages refusals
+	done                            sync.WaitGroup
+	stop                            context.CancelFunc
+}
+
+// sibling is another replica, alive or lately gone.
+type sibling struct {
+	node  *memberlist.Node
+	meta  meta
+	state MemberState
+	since time.Time
+}
+
+// MemberState says how a replica is.
+type MemberState string
+
+// The states.
+const (
+	Alive    MemberState = "alive"
+	Draining MemberState = "draining" // serves on, and is about to leave
+	Dead     MemberState = "dead"     // does not answer
+	Left     MemberState = "left"     // said goodbye
+)
+
+const (
+	// remembered is for how long those that are gone are shown.
+	remembered = time.Minute
+	// joinEvery is how often to look for siblings, and joinAlone where none is known.
+	joinEvery, joinAlone = 10 * time.Second, time.Second
+	tickEvery            = time.Second
+	// callsQueued are waiting for the loop; more are dropped, since packets of the
+	// same peers ask for them again.
+	callsQueued = 16384
+	// leaveWithin is how long to take for a goodbye.
+	leaveWithin = time.Second
+)
+
+// Start joins the fleet, or founds it where nobody is there. It looks for siblings
+// once before it returns, so that what they know is known from the first packet on.
+func Start(ctx context.Context, o Options) (*Fleet, error) {
+	ctx, stop := context.WithCancel(ctx)
+	f := &Fleet{
+		options: o, replica: NewReplica(o.Name, o.Inherited), siblings: map[string]sibling{},
+		changed: make(chan struct{}, 1), watch: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
+		outbox: make(chan []Session, 1024), stop: stop,
+	}
+	var err error
+	if f.ring, err = memberlist.NewKeyring(nil, nil); err != nil {
+		stop()
+		return nil, err
+	}
+	f.Configure(o.Initial)
+	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: retransmits}
+	if f.list, err = memberlist.Create(f.config()); err != nil {
+		stop()
+		return nil, fmt.Errorf("fleet: listening on %s: %w", o.Address, err)
+	}
+	f.join(ctx)
+	f.done.Go(func() { f.keepJoining(ctx) })
+	f.done.Go(func() { f.tick(ctx) })
+	f.done.Go(func() { f.watchStrangers(ctx) })
+	f.done.Go(func() { f.send(ctx) })
+	return f, nil
+}
+
+// Close leaves the fleet: siblings take it for gone at once, and not for dead.
+func (f *Fleet) Close() error {
+	err := f.list.Leave(leaveWithin)
+	f.stop()
+	f.done.Wait()
+	return errors.Join(err, f.list.Shutdown())
+}
+
+// Configure takes up a configuration: peers and server keys.
+func (f *Fleet) Configure(s *spec.Snapshot) {
+	keys := make([]key.Public, len(s.Peers))
+	peers := make([]Peer, len(s.Peers))
+	names := make(map[key.Public]string, len(s.Peers))
+	for i := range s.Peers {
+		p := &s.Peers[i]
+		keys[i], names[p.PublicKey] = p.PublicKey, p.Name
+		peers[i] = Peer{PublicKey: p.PublicKey, Site: !p.Endpoint.IsZero()}
+	}
+	known := newReceivers(keys)
+	f.do(func(now time.Time) Effects {
+		f.snapshot, f.receivers, f.names = s, known, names
+		f.slots = map[uint16]key.Slot{s.Gateway.ListenPort(key.Green): key.Green, s.Gateway.ListenPort(key.Blue): key.Blue}
+		f.useKeys(now)
+		return f.replica.Configure(peers)
+	})
+}
+
+// useKeys puts the keys that are answered to into the ring, where they have changed.
+func (f *Fleet) useKeys(now time.Time) {
+	ids := state.Identities(f.snapshot, now)
+	all := make([]key.Private, 0, len(ids)+1)
+	for _, id := range ids {
+		all = append(all, id.Key)
+	}
+	use := state.InForce(ids, now).Key
+	all = append(all, use)
+	if sameKeys(all, f.keys) {
+		return
+	}
+	if err := setKeys(f.ring, all, use); err != nil {
+		f.options.Log.Error("cannot use the server key for messages of the fleet", "error", err)
+		return
+	}
+	f.keys = all
+}
+
+func sameKeys(a, b []key.Private) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Heard takes a message of WireGuard's that passed one of the gateway's ports.
+func (f *Fleet) Heard(m firewall.Message) {
+	f.do(func(now time.Time) (e Effects) {
+		switch {
+		case m.Out:
+			if peer, ok := f.receivers.of(m.Bytes, m.Remote); ok {
+				f.replica.Started(m.Index, peer, now)
+			}
+			return e
+		case f.replica.Began(m.Index):
+			return f.replica.Confirmed(m.Index, now)
+		case m.Type == messageTypeData:
+			return f.replica.Stranger(m.Index, m.Port, m.Remote, now)
+		}
+		return e
+	})
+}
+
+// do runs an event through the replica and carries out what follows.
+func (f *Fleet) do(event func(now time.Time) Effects) {
+	now := time.Now()
+	f.mu.Lock()
+	e := event(now)
+	if e.Elsewhere {
+		f.view = nil
+	}
+	f.add, f.drop = append(f.add, e.Strangers...), append(f.drop, e.Known...)
+	var calls []state.Call
+	for _, c := range e.Calls {
+		calls = append(calls, f.callOf(c)...)
+	}
+	names := f.names
+	f.mu.Unlock()
+
+	if e.Elsewhere {
+		wake(f.changed)
+	}
+	if len(e.Strangers)+len(e.Known) > 0 {
+		wake(f.watch)
+	}
+	for _, c := range calls {
+		select {
+		case f.calls <- c:
+			f.called.Add(1)
+		default:
+		}
+	}
+	f.publish(e)
+	f.refusedPackets.count(string(e.Refused))
+	for _, c := range e.Adopted {
+		f.adopted.Add(1)
+		f.options.Log.Info("peer adopted", "peer", names[c.Peer], "from", c.Sibling)
+	}
+	for _, c := range e.Yielded {
+		f.yielded.Add(1)
+		f.options.Log.Info("peer went to another replica", "peer", names[c.Peer], "to", c.Sibling)
+	}
+}
+
+// callOf is a call by all slots that it is for.
+func (f *Fleet) callOf(c Call) []state.Call {
+	call := state.Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge}
+	if c.Port != 0 {
+		slot, ok := f.slots[c.Port]
+		if !ok {
+			return nil
+		}
+		call.Slot = slot
+		return []state.Call{call}
+	}
+	var out []state.Call
+	for _, id := range state.Identities(f.snapshot, time.Now()) {
+		call.Slot = id.Slot
+		out = append(out, call)
+	}
+	return out
+}
+
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // it was said already, and not heard yet
+	}
+}
+
+// Changed says that [Fleet.State] is another one.
+func (f *Fleet) Changed() <-chan struct{} { return f.changed }
+
+// Calls are the handshakes to be made.
+func (f *Fleet) Calls() <-chan state.Call { return f.calls }
+
+// State is what the tunnels follow from: the same pointer until something changes.
+func (f *Fleet) State() *state.Fleet {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.view == nil {
+		f.view = &state.Fleet{Elsewhere: f.replica.Elsewhere(), Siblings: f.linked(), Link: f.options.Link}
+	}
+	return f.view
+}
+
+// Drain tells the siblings that this replica is about to leave.
+func (f *Fleet) Drain() {
+	f.mu.Lock()
+	f.draining = true
+	f.mu.Unlock()
+	f.membersChanged()
+	if err := f.list.UpdateNode(leaveWithin); err != nil {
+		f.options.Log.Warn("siblings were not told that this replica leaves", "error", err)
+	}
+}
+
+// Held is the number of connected peers that have their session here.
+func (f *Fleet) Held() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.replica.Held(time.Now())
+}
+
+// Alone reports whether there is no sibling that could take peers over.
+func (f *Fleet) Alone() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range f.siblings {
+		if s.state == Alive {
+			return false
+		}
+	}
+	return true
+}
+
+// tick forgets what is over, once a second.
+func (f *Fleet) tick(ctx context.Context) {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		f.do(func(now time.Time) Effects {
+			f.useKeys(now)
+			for name, s := range f.siblings {
+				if gone := s.state == Dead || s.state == Left; gone && now.Sub(s.since) > remembered {
+					delete(f.siblings, name)
+				}
+			}
+			return f.replica.Tick(now)
+		})
+	}
+}
+
+// watchStrangers has the kernel tell of the indices that it should.
+func (f *Fleet) watchStrangers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-f.watch:
+		}
+		f.mu.Lock()
+		add, drop := f.add, f.drop
+		f.add, f.drop = nil, nil
+		f.mu.Unlock()
+		if err := f.options.Watch(add, drop); err != nil {
+			f.options.Log.Error("cannot watch for peers of other replicas", "error", err)
+		}
+	}
+}
+
+// WatchAll has the kernel told of all indices anew, after it lost them.
+func (f *Fleet) WatchAll() {
+	f.do(func(now time.Time) Effects { return Effects{Strangers: f.replica.Strangers(now)} })
+}
+
+// Counts are for metrics.
+func (f *Fleet) Counts() telemetry.FleetCounts {
+	packets := f.refusedPackets.of()
+	for _, r := range Refusals() {
+		packets[string(r)] += 0
+	}
+	messages := f.refusedMessages.of()
+	for _, r := range []string{refusedEncryption, refusedMalformed} {
+		messages[r] += 0
+	}
+	return telemetry.FleetCounts{
+		Adopted: f.adopted.Load(), Yielded: f.yielded.Load(), Calls: f.called.Load(),
+		RefusedPackets: packets, RefusedMessages: messages,
+	}
+}

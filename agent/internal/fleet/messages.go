@@ -1,0 +1,197 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"maps"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+// delegate is what memberlist asks of us.
+type delegate struct{ *Fleet }
+
+// NodeMeta implements [memberlist.Delegate].
+func (d delegate) NodeMeta(int) []byte {
+	d.mu.Lock()
+	m := meta{Draining: d.draining}
+	d.mu.Unlock()
+	if l := d.options.Link; l != nil {
+		m.LinkKey, m.LinkPort = l.PrivateKey.Public(), l.ListenPort
+	}
+	b, err := json.Marshal(m)
+	if err != nil {
+		return nil // a struct of plain fields has none
+	}
+	return b
+}
+
+// NotifyMsg implements [memberlist.Delegate].
+func (d delegate) NotifyMsg(b []byte) { d.merge(b, true) }
+
+// GetBroadcasts implements [memberlist.Delegate].
+func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
+	return d.queue.GetBroadcasts(overhead, limit)
+}
+
+// LocalState implements [memberlist.Delegate].
+func (d delegate) LocalState(bool) []byte {
+	now := time.Now()
+	d.mu.Lock()
+	sessions := d.replica.State(now)
+	d.mu.Unlock()
+	return encode(sessions, now)
+}
+
+// MergeRemoteState implements [memberlist.Delegate].
+func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, false) }
+
+// merge takes sessions that a sibling tells of. What was news goes on to others:
+// each replica tells three, and so all of them know after a few steps.
+func (f *Fleet) merge(b []byte, passOn bool) {
+	now := time.Now()
+	sessions, err := decode(b, now)
+	if err != nil {
+		f.refusedMessages.count(refusedMalformed)
+		f.options.Log.Debug("message of a sibling refused", "error", err)
+		return
+	}
+	f.do(func(time.Time) Effects {
+		e := f.replica.Heard(sessions, now)
+		if !passOn { // whoever compares everything does so with all of them in turn
+			e.Publish = nil
+		}
+		return e
+	})
+}
+
+// publish tells the siblings of sessions: by gossip, which arrives in any case, and
+// where a peer has changed hands at once, so that its former holder falls silent.
+func (f *Fleet) publish(e Effects) {
+	if len(e.Publish) == 0 || f.queue == nil {
+		return
+	}
+	now := time.Now()
+	for _, s := range e.Publish {
+		f.queue.QueueBroadcast(&broadcast{session: s, message: encode([]Session{s}, now)})
+	}
+	if !e.Urgent {
+		return
+	}
+	select {
+	case f.outbox <- e.Publish:
+	default: // by gossip, then
+	}
+}
+
+// send sends what is urgent to all siblings.
+func (f *Fleet) send(ctx context.Context) {
+	for {
+		var sessions []Session
+		select {
+		case <-ctx.Done():
+			return
+		case sessions = <-f.outbox:
+		}
+		// What else is waiting goes along.
+		for more := true; more && len(sessions) < packetSize/wireSession/2; {
+			select {
+			case next := <-f.outbox:
+				sessions = append(sessions[:len(sessions):len(sessions)], next...)
+			default:
+				more = false
+			}
+		}
+		message := encode(sessions, time.Now())
+		f.mu.Lock()
+		var to []*memberlist.Node
+		for _, s := range f.siblings {
+			if s.state == Alive || s.state == Draining {
+				to = append(to, s.node)
+			}
+		}
+		f.mu.Unlock()
+		for _, n := range to {
+			if err := f.list.SendBestEffort(n, message); err != nil {
+				f.options.Log.Debug("message not sent, gossip will do", "replica", n.Name, "error", err)
+			}
+		}
+	}
+}
+
+// broadcast is a message that goes by gossip.
+type broadcast struct {
+	session Session
+	message []byte
+}
+
+// Invalidates implements [memberlist.Broadcast].
+func (b *broadcast) Invalidates(o memberlist.Broadcast) bool {
+	other, ok := o.(*broadcast)
+	return ok && other.session.Peer == b.session.Peer && other.session.Compare(b.session) <= 0
+}
+
+// Name implements [memberlist.NamedBroadcast]: one message for each peer waits.
+func (b *broadcast) Name() string { return string(b.session.Peer[:]) }
+
+// Message implements [memberlist.Broadcast].
+func (b *broadcast) Message() []byte { return b.message }
+
+// Finished implements [memberlist.Broadcast].
+func (b *broadcast) Finished() {}
+
+// logWriter takes memberlist's lines. It has no other way to say that it refused a
+// message.
+type logWriter struct{ *Fleet }
+
+// Write implements [io.Writer].
+func (w logWriter) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	level := slog.LevelDebug
+	severity, rest, found := strings.Cut(strings.TrimPrefix(text, "["), "] ")
+	if found {
+		text = strings.TrimPrefix(rest, "memberlist: ")
+	}
+	switch {
+	case strings.Contains(text, "ecrypt"): // decrypt, encrypted, encryption
+		w.refusedMessages.count(refusedEncryption)
+	case severity == "ERR" && (strings.Contains(text, "ecode") || strings.Contains(text, "msg type") || strings.Contains(text, "label") || strings.Contains(text, "compound")):
+		w.refusedMessages.count(refusedMalformed)
+	case severity == "WARN":
+		level = slog.LevelInfo
+	}
+	w.options.Log.Log(context.Background(), level, "memberlist", "severity", severity, "text", text)
+	return len(line), nil
+}
+
+// refusals counts by reason. The zero value counts nothing yet.
+type refusals struct {
+	mu     sync.Mutex
+	counts map[string]uint64
+}
+
+// count adds one, unless there is no reason.
+func (r *refusals) count(reason string) {
+	if reason == "" {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts == nil {
+		r.counts = map[string]uint64{}
+	}
+	r.counts[reason]++
+}
+
+// of returns a copy that is never nil.
+func (r *refusals) of() map[string]uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := map[string]uint64{}
+	maps.Copy(out, r.counts)
+	return out
+}
