@@ -22,29 +22,36 @@ import (
 
 // fleetOptions are the flags of a gateway that is one of several replicas.
 type fleetOptions struct {
-	address string
-	join    []string
-	podName string
+	port           uint16
+	join           []string
+	podName, podIP string
 }
 
 func (o *fleetOptions) register(f *pflag.FlagSet) {
-	f.StringVar(&o.address, "fleet-address", "", "the Pod's own IP address and a port, TCP and UDP, for messages of the gateway's other replicas; empty: there are none")
+	f.Uint16Var(&o.port, "fleet-port", 0, "TCP and UDP port, at --pod-ip, for messages of the gateway's other replicas; 0: there are none")
 	f.StringSliceVar(&o.join, "fleet-join", nil, "where to find them: names, which are looked up again and again, or IP addresses, with or without a port")
 	f.StringVar(&o.podName, "pod-name", "", "the Pod's name, by which replicas know each other")
+	f.StringVar(&o.podIP, "pod-ip", "", "the Pod's IP address")
 }
 
 func (o *fleetOptions) check() error {
-	if o.address == "" {
+	if o.port == 0 {
 		return nil
 	}
 	var errs []error
-	if a, err := netip.ParseAddrPort(o.address); err != nil || a.Port() == 0 || a.Addr().IsUnspecified() {
-		errs = append(errs, fmt.Errorf("--fleet-address=%s: not the Pod's IP address and a port; use one such as 10.244.1.7:7946", o.address))
+	if _, err := o.address(); err != nil {
+		errs = append(errs, fmt.Errorf("--pod-ip=%s: not an IP address, which --fleet-port takes; use the Pod's, such as 10.244.1.7", o.podIP))
 	}
 	if o.podName == "" {
-		errs = append(errs, errors.New("--pod-name is missing: replicas know each other by name"))
+		errs = append(errs, errors.New("--pod-name is missing, which --fleet-port takes: replicas know each other by name"))
 	}
 	return errors.Join(errs...)
+}
+
+// address is where other replicas reach this one.
+func (o *fleetOptions) address() (netip.AddrPort, error) {
+	a, err := netip.ParseAddr(o.podIP)
+	return netip.AddrPortFrom(a, o.port), err
 }
 
 // replicas is this replica's part in the fleet.
@@ -55,10 +62,10 @@ type replicas struct {
 
 // startFleet joins the other replicas; nil where there are none.
 func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, dev *device.Tunnels, log *slog.Logger) (*replicas, error) {
-	if o.fleet.address == "" {
+	if o.fleet.port == 0 {
 		return nil, nil
 	}
-	address, err := netip.ParseAddrPort(o.fleet.address)
+	address, err := o.fleet.address()
 	if err != nil {
 		return nil, err // check saw to it
 	}

@@ -122,7 +122,9 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		stop()
 		return nil, fmt.Errorf("fleet: listening on %s: %w", o.Address, err)
 	}
-	f.join(ctx)
+	first, cancel := context.WithTimeout(ctx, joinWithin)
+	f.join(first)
+	cancel()
 	f.done.Go(func() { f.keepJoining(ctx) })
 	f.done.Go(func() { f.tick(ctx) })
 	f.done.Go(func() { f.watchStrangers(ctx) })

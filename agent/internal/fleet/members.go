@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -33,6 +34,9 @@ const (
 	retransmits = 4
 	// compareEvery is how often to compare everything with one sibling.
 	compareEvery = 30 * time.Second
+	// lookUpWithin is for a name's addresses, joinWithin for the first round of all.
+	lookUpWithin = 2 * time.Second
+	joinWithin   = time.Second
 	// packetSize fits the least MTU of IPv6 (1280 bytes), WireGuard or VXLAN around it.
 	packetSize = 1180
 )
@@ -72,7 +76,8 @@ func (f *Fleet) config() *memberlist.Config {
 	return c
 }
 
-// join looks for siblings once.
+// join looks for siblings once. It returns when all that were found have answered, or
+// will not, or when ctx ends.
 func (f *Fleet) join(ctx context.Context) {
 	known := map[netip.Addr]bool{f.options.Address.Addr(): true}
 	f.mu.Lock()
@@ -82,31 +87,48 @@ func (f *Fleet) join(ctx context.Context) {
 		}
 	}
 	f.mu.Unlock()
-	var found []string
+	var all sync.WaitGroup
 	for _, where := range f.options.Join {
-		host, port, err := net.SplitHostPort(where)
-		if err != nil {
-			host, port = where, strconv.Itoa(int(f.options.Address.Port()))
-		}
-		lookup, cancel := context.WithTimeout(ctx, 2*time.Second)
-		addresses, err := net.DefaultResolver.LookupNetIP(lookup, "ip", host)
-		cancel()
-		if err != nil {
-			f.options.Log.Debug("cannot look up siblings", "host", host, "error", err)
-			continue
-		}
-		for _, a := range addresses {
-			if a = a.Unmap(); !known[a] {
-				found = append(found, net.JoinHostPort(a.String(), port))
+		all.Go(func() {
+			for _, address := range f.lookUp(ctx, where) {
+				if known[address.Addr()] {
+					continue
+				}
+				// Each by itself: who has just died must not keep others from answering.
+				all.Go(func() {
+					if _, err := f.list.Join([]string{address.String()}); err != nil {
+						f.options.Log.Debug("cannot join sibling", "address", address.String(), "error", err)
+					}
+				})
 			}
-		}
+		})
 	}
-	if len(found) == 0 {
-		return
+	done := make(chan struct{})
+	go func() { all.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
 	}
-	if _, err := f.list.Join(found); err != nil {
-		f.options.Log.Debug("cannot join siblings", "addresses", found, "error", err)
+}
+
+// lookUp returns the addresses of one of [Options.Join].
+func (f *Fleet) lookUp(ctx context.Context, where string) []netip.AddrPort {
+	host, port, err := net.SplitHostPort(where)
+	number, portErr := strconv.ParseUint(port, 10, 16)
+	if err != nil || portErr != nil {
+		host, number = where, uint64(f.options.Address.Port())
 	}
+	ctx, cancel := context.WithTimeout(ctx, lookUpWithin)
+	defer cancel()
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		f.options.Log.Debug("cannot look up siblings", "host", host, "error", err)
+	}
+	out := make([]netip.AddrPort, len(addresses))
+	for i, a := range addresses {
+		out[i] = netip.AddrPortFrom(a.Unmap(), uint16(number))
+	}
+	return out
 }
 
 func (f *Fleet) keepJoining(ctx context.Context) {

@@ -270,3 +270,37 @@ func (s spellings) in(text []byte) bool {
 	}
 	return false
 }
+
+// Fleet is what the replica says of all replicas.
+func (g *Gateway) Fleet(ctx context.Context) (Fleet, error) {
+	var f Fleet
+	status, body, err := g.get(ctx, "/fleet")
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("status %d", status)
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("/fleet: %w", err)
+	}
+	return f, nil
+}
+
+// Fleet is the document of /fleet.
+type Fleet struct {
+	Replica        string        `json:"replica"`
+	Replicas       int           `json:"replicas"`
+	Draining       int           `json:"draining"`
+	ConnectedPeers int           `json:"connectedPeers"`
+	PerReplica     float64       `json:"connectedPeersPerReplica"`
+	Members        []FleetMember `json:"members"`
+}
+
+// FleetMember is one of the replicas.
+type FleetMember struct {
+	Name           string `json:"name"`
+	Address        string `json:"address"`
+	State          string `json:"state"`
+	ConnectedPeers int    `json:"connectedPeers"`
+}

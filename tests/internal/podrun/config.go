@@ -61,7 +61,7 @@ func (p *Pod) containerConfig(c corev1.Container, attempt int) (*initConfig, err
 		Root:     filepath.Join(p.sandbox.dir, containersDir, fmt.Sprintf("%s-%d", c.Name, attempt)),
 		Files:    p.options.Image.Files,
 		Mounts:   mounts,
-		Args:     commandLine(p.options.Image.Entrypoint, c),
+		Args:     commandLine(p.options.Image.Entrypoint, c, env),
 		Env:      env,
 		WorkDir:  c.WorkingDir,
 		Identity: id,
@@ -72,12 +72,20 @@ func (p *Pod) containerConfig(c corev1.Container, attempt int) (*initConfig, err
 	return config, p.sandbox.do(func() error { return os.MkdirAll(config.Root, 0o755) })
 }
 
-// commandLine follows Kubernetes' rule: command stands in for the entrypoint.
-func commandLine(entrypoint []string, c corev1.Container) []string {
+// commandLine follows Kubernetes' rules: command stands in for the entrypoint, and
+// $(NAME) for a variable of the environment.
+func commandLine(entrypoint []string, c corev1.Container, env []string) []string {
 	if len(c.Command) > 0 {
 		entrypoint = c.Command
 	}
-	return slices.Concat(entrypoint, c.Args)
+	line := slices.Concat(entrypoint, c.Args)
+	for i := range line {
+		for _, variable := range env {
+			name, value, _ := strings.Cut(variable, "=")
+			line[i] = strings.ReplaceAll(line[i], "$("+name+")", value)
+		}
+	}
+	return line
 }
 
 // environment is PATH and HOSTNAME, which the runtime gives, and the

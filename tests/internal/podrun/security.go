@@ -187,6 +187,9 @@ func noteContainer(note func(bool, string, ...any), c corev1.Container, devices 
 		note(m.MountPropagation != nil, at+"mountPropagation of "+m.Name)
 	}
 	for _, text := range slices.Concat(c.Command, c.Args) {
+		for _, v := range c.Env {
+			text = strings.ReplaceAll(text, "$("+v.Name+")", "")
+		}
 		note(strings.Contains(text, "$("), at+"expansion of %s", text)
 	}
 	for name := range c.Resources.Limits {
