@@ -123,6 +123,14 @@ func (c *Client) Counts() (sent, received uint64, longest time.Duration) {
 	return c.sent.Load(), c.received.Load(), time.Duration(c.longest.Load())
 }
 
+// Reset begins counting anew: the next answer's predecessor counts, what was lost
+// before does not.
+func (c *Client) Reset() {
+	c.longest.Store(0)
+	c.sent.Store(0)
+	c.received.Store(0)
+}
+
 func (c *Client) receive() {
 	for {
 		select {
