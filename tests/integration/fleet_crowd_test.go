@@ -1,0 +1,192 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/crowd"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/gateway"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
+)
+
+// beat is how often each of the many sends a packet, and so how exactly an outage is
+// measured.
+const beat = 20 * time.Millisecond
+
+// many are clients behind a load balancer.
+type many struct {
+	*squad
+	people  []person
+	clients []*crowd.Client
+	from    []netip.Addr
+}
+
+// newMany starts replicas and clients, all of which are connected when it returns.
+func newMany(t *testing.T, replicas, clients int) *many {
+	t.Helper()
+	m := &many{}
+	c := gateway.Config{Values: "server: {addresses: [10.8.0.1/16], drain: 60s}\n"}
+	for i := range clients {
+		m.people = append(m.people, newPerson(t, fmt.Sprintf("client-%03d", i), netip.AddrFrom4([4]byte{10, 8, 1, byte(i + 1)}).String()))
+		c.Peers = append(c.Peers, m.people[i].entry())
+	}
+	m.squad = newSquad(t, replicas, netns.Plan{Clients: 1}, c)
+	ctx, cancel := context.WithCancel(t.Context())
+	var pinging sync.WaitGroup
+	t.Cleanup(func() { cancel(); pinging.Wait() })
+	for i, p := range m.people {
+		from := netip.AddrFrom4([4]byte{198, 51, 100, byte(20 + i)})
+		if err := m.Clients[0].AddAddress(netns.UplinkInterface, netip.PrefixFrom(from, 24)); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.balancer.Client(from); err != nil {
+			t.Fatal(err)
+		}
+		client, err := crowd.Start(crowd.Options{
+			NS: m.Clients[0], From: from, PrivateKey: p.key, Address: p.addresses[0],
+			Gateway: crowd.Identity{PublicKey: m.PublicKey(), Endpoint: m.Endpoint},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(client.Close)
+		m.clients, m.from = append(m.clients, client), append(m.from, from)
+		pinging.Go(func() { client.Ping(ctx, m.ServiceIP(), beat) })
+	}
+	everyoneAnswered(t, m.clients)
+	time.Sleep(pastSecondHandshake)
+	m.reset()
+	return m
+}
+
+func (m *many) reset() {
+	for _, c := range m.clients {
+		c.Reset()
+	}
+}
+
+// report waits until everybody is served again, and says what it cost.
+func (m *many) report(t *testing.T, what string, most time.Duration) {
+	t.Helper()
+	time.Sleep(time.Second)
+	var sent, received uint64
+	var outages []time.Duration
+	for i, c := range m.clients {
+		s, r, gap := c.Counts()
+		sent, received, outages = sent+s, received+min(r, s), append(outages, gap)
+		if gap > most+beat {
+			t.Errorf("%s: %s heard nothing for %d ms, want %d ms at most", what, m.people[i].name, gap.Milliseconds(), most.Milliseconds())
+		}
+	}
+	slices.Sort(outages)
+	t.Logf("%s, %d clients: %d packets sent, %d lost; longest silence of a client: median %d ms, worst %d ms", what,
+		len(m.clients), sent, sent-received, outages[len(outages)/2].Milliseconds(), outages[len(outages)-1].Milliseconds())
+	for i, c := range m.clients {
+		_, before, _ := c.Counts()
+		eventually(t, m.people[i].name, func() string {
+			if _, now, _ := c.Counts(); now <= before {
+				return "left behind: no answers any more"
+			}
+			return ""
+		})
+	}
+}
+
+// retire ends a replica as Kubernetes does: SIGTERM, out of service once unready,
+// and then gone by itself.
+func (m *many) retire(t *testing.T, replica int) {
+	t.Helper()
+	g := m.replicas[replica]
+	if err := g.Container().Signal(unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.Await(t.Context(), "the replica to be unready", func(r gateway.Readiness) bool { return !r.Ready }); err != nil {
+		t.Fatal(err)
+	}
+	moved, err := m.balancer.Remove(m.pod(replica))
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	select {
+	case <-g.Container().Done():
+	case <-time.After(patience):
+		t.Fatalf("replica %d has not left", replica)
+	}
+	t.Logf("replica %d: %d clients moved, gone %.1f s later", replica, moved, time.Since(start).Seconds())
+}
+
+// TestRollingUpgrade replaces three replicas one after the other.
+func TestRollingUpgrade(t *testing.T) {
+	m := newMany(t, 3, 50)
+	for i := range 3 {
+		m.grow(t)
+		m.awaitReplicas(t, 4)
+		m.retire(t, i)
+	}
+	m.report(t, "rolling upgrade of 3 replicas", moveOutage)
+}
+
+// TestScaleIn retires three of five replicas at once.
+func TestScaleIn(t *testing.T) {
+	m := newMany(t, 5, 50)
+	var all sync.WaitGroup
+	for i := range 3 {
+		all.Go(func() { m.retire(t, i) })
+	}
+	all.Wait()
+	m.report(t, "scale-in from 5 to 2", moveOutage)
+}
+
+// awaitDead waits until a survivor knows that a replica is dead, which is when it
+// takes it out of service, and returns how long that took.
+func (m *many) awaitDead(t *testing.T, survivor, replica int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	eventually(t, "the death", func() string {
+		f, err := m.replicas[survivor].Fleet(t.Context())
+		if err != nil {
+			return err.Error()
+		}
+		for _, member := range f.Members {
+			if member.Address == m.PodIP(replica).String() && member.State == "dead" {
+				return ""
+			}
+		}
+		return fmt.Sprintf("not noticed: %+v", f.Members)
+	})
+	return time.Since(start)
+}
+
+// TestReplicaKilled ends a replica with SIGKILL: nobody is told, and survivors find out.
+func TestReplicaKilled(t *testing.T) {
+	m := newMany(t, 3, 50)
+	if _, err := m.replicas[0].Container().Kill(); err != nil {
+		t.Fatal(err)
+	}
+	noticed := m.awaitDead(t, 1, 0)
+	if _, err := m.balancer.Remove(m.pod(0)); err != nil {
+		t.Fatal(err)
+	}
+	m.report(t, fmt.Sprintf("replica killed, noticed after %d ms", noticed.Milliseconds()), 3*time.Second)
+}
+
+// TestNodeGone takes a replica's network away without a word.
+func TestNodeGone(t *testing.T) {
+	m := newMany(t, 3, 50)
+	if err := m.replicas[0].Pod.Network().SetUp(netns.UplinkInterface, false); err != nil {
+		t.Fatal(err)
+	}
+	noticed := m.awaitDead(t, 1, 0)
+	if _, err := m.balancer.Remove(m.pod(0)); err != nil {
+		t.Fatal(err)
+	}
+	m.report(t, fmt.Sprintf("node gone, noticed after %d ms", noticed.Milliseconds()), 5*time.Second)
+}
