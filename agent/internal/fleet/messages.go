@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"log/slog"
 	"maps"
@@ -42,7 +43,7 @@ func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
 func (d delegate) LocalState(bool) []byte {
 	now := time.Now()
 	d.mu.Lock()
-	sessions := d.replica.State(now)
+	sessions := d.replica.State()
 	d.mu.Unlock()
 	return encode(sessions, now)
 }
@@ -63,7 +64,7 @@ func (f *Fleet) merge(b []byte, passOn bool) {
 	f.do(func(time.Time) Effects {
 		e := f.replica.Heard(sessions, now)
 		if !passOn { // whoever compares everything does so with all of them in turn
-			e.Publish = nil
+			e.PassOn = nil
 		}
 		return e
 	})
@@ -72,14 +73,16 @@ func (f *Fleet) merge(b []byte, passOn bool) {
 // publish tells the siblings of sessions: by gossip, which arrives in any case, and
 // where a peer has changed hands at once, so that its former holder falls silent.
 func (f *Fleet) publish(e Effects) {
-	if len(e.Publish) == 0 || f.queue == nil {
+	if f.queue == nil {
 		return
 	}
-	now := time.Now()
 	for _, s := range e.Publish {
-		f.queue.QueueBroadcast(&broadcast{session: s, message: encode([]Session{s}, now)})
+		f.queue.QueueBroadcast(&broadcast{s})
 	}
-	if !e.Urgent {
+	for _, s := range e.PassOn {
+		f.queue.QueueBroadcast(&broadcast{s})
+	}
+	if !e.Urgent || len(e.Publish) == 0 {
 		return
 	}
 	select {
@@ -123,23 +126,20 @@ func (f *Fleet) send(ctx context.Context) {
 	}
 }
 
-// broadcast is a message that goes by gossip.
-type broadcast struct {
-	session Session
-	message []byte
+// broadcast is a session that goes by gossip.
+type broadcast struct{ session Session }
+
+// Invalidates implements [memberlist.Broadcast]. Names say it all.
+func (b *broadcast) Invalidates(memberlist.Broadcast) bool { return false }
+
+// Name implements [memberlist.NamedBroadcast]: a session takes its own place in the
+// queue, and not that of a newer one of the peer's that was heard of before.
+func (b *broadcast) Name() string {
+	return string(binary.BigEndian.AppendUint32(b.session.Peer[:], b.session.Index))
 }
 
-// Invalidates implements [memberlist.Broadcast].
-func (b *broadcast) Invalidates(o memberlist.Broadcast) bool {
-	other, ok := o.(*broadcast)
-	return ok && other.session.Peer == b.session.Peer && other.session.Compare(b.session) <= 0
-}
-
-// Name implements [memberlist.NamedBroadcast]: one message for each peer waits.
-func (b *broadcast) Name() string { return string(b.session.Peer[:]) }
-
-// Message implements [memberlist.Broadcast].
-func (b *broadcast) Message() []byte { return b.message }
+// Message implements [memberlist.Broadcast]. It has its age when it is sent.
+func (b *broadcast) Message() []byte { return encode([]Session{b.session}, time.Now()) }
 
 // Finished implements [memberlist.Broadcast].
 func (b *broadcast) Finished() {}

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -24,10 +23,11 @@ type Replica struct {
 	members map[ReplicaID]Member // alive ones and draining ones, this one included
 	// started are our handshakes that are not confirmed, by index.
 	started map[uint32]started
-	// mine are the indices of sessions that the device has.
-	mine map[uint32]bool
+	// mine are the indices of sessions that the device has. Where a peer has one here,
+	// its newest one is.
+	mine map[uint32]PeerID
 	// calls are the peers that we are taking over.
-	calls map[PeerID]call
+	calls map[PeerID]*calling
 	// elsewhere are the peers that a sibling serves.
 	elsewhere map[PeerID]ReplicaID
 }
@@ -53,12 +53,7 @@ type configured struct {
 type started struct {
 	peer PeerID
 	at   time.Time
-}
-
-// call is a peer that is being taken over.
-type call struct {
-	times int
-	last  time.Time
+	seq  uint32
 }
 
 // Call asks for a handshake with a peer.
@@ -78,7 +73,9 @@ type Effects struct {
 	// Publish goes to all siblings: at once where Urgent is true, else in time.
 	Publish []Session
 	Urgent  bool
-	Calls   []Call
+	// PassOn was news from one sibling, and goes on to others.
+	PassOn []Session
+	Calls  []Call
 	// Elsewhere is true where [Replica.Elsewhere] has changed.
 	Elsewhere bool
 	// Strangers are the indices to be told of from now on, and Known those not to.
@@ -114,13 +111,9 @@ const (
 	// startedLifetime is how long a handshake of ours may take: REKEY_TIMEOUT (5 s)
 	// after it began WireGuard begins another.
 	startedLifetime = 10 * time.Second
-	// firstRetry is when to call again a peer that still sends with its old session:
-	// long against a round trip, short against REKEY_TIMEOUT. It doubles from call
-	// to call up to lastRetry.
-	firstRetry = 250 * time.Millisecond
-	lastRetry  = 5 * time.Second
-	// nudgeEvery bounds how often a peer that does not know of its session is told.
-	nudgeEvery = 100 * time.Millisecond
+	// reassertAfter is by how much a session must be younger than another one to count
+	// as later, whatever their numbers say: more than messages are under way.
+	reassertAfter = 2 * time.Second
 )
 
 // NewReplica returns a replica that knows of nothing but itself. inherited says that
@@ -130,7 +123,7 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]configured{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, mine: map[uint32]bool{}, calls: map[PeerID]call{},
+		started: map[uint32]started{}, mine: map[uint32]PeerID{}, calls: map[PeerID]*calling{},
 		elsewhere: map[PeerID]ReplicaID{},
 	}
 }
@@ -156,9 +149,13 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 	return e
 }
 
-// Started notes a handshake message of ours with an index of our choice in it.
+// Started notes a handshake message of ours with an index of our choice in it. Its
+// session gets its number now: of two that are made at once, the one that began later
+// is the one that the peer uses, whichever is confirmed first.
 func (r *Replica) Started(index uint32, peer key.Public, now time.Time) {
-	r.started[index] = started{IDOf(peer), now}
+	id := IDOf(peer)
+	newest, _ := r.table.Newest(id)
+	r.started[index] = started{id, now, newest.Seq + 1}
 }
 
 // Began reports whether an index is that of a handshake of ours that is not
@@ -177,12 +174,20 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	delete(r.started, index)
 	delete(r.calls, began.peer)
 	before, known := r.table.Newest(began.peer)
-	s := Session{Index: index, Peer: began.peer, Seq: before.Seq + 1, Holder: r.self, Since: now}
-	r.mine[index] = true
-	r.add(s, &e)
+	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now}
+	r.mine[index] = s.Peer
+	if news, _ := r.add(s, &e); !news { // overtaken by others
+		delete(r.mine, index)
+		return e
+	}
 	e.Publish = []Session{s}
 	e.Urgent = !known || before.Holder != r.self
-	if p, ok := r.peers[began.peer]; ok && known && before.Holder != r.self {
+	p, isConfigured := r.peers[began.peer]
+	newest, _ := r.table.Newest(began.peer)
+	switch {
+	case newest.Holder != r.self:
+		r.giveUp(began.peer, before, newest, &e)
+	case isConfigured && known && before.Holder != r.self:
 		e.Adopted = []Change{{p.PublicKey, r.members[before.Holder].Name}}
 	}
 	r.place(began.peer, &e)
@@ -193,49 +198,90 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 // passed on.
 func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 	for _, s := range sessions {
-		if now.Sub(s.Since) >= sessionLifetime {
-			continue
-		}
+		r.reassert(s, now, &e)
 		before, _ := r.table.Newest(s.Peer)
-		if !r.add(s, &e) {
+		if now.Sub(s.Since) >= sessionLifetime {
+			if _, isConfigured := r.peers[s.Peer]; isConfigured {
+				_, dropped := r.table.Over(s)
+				r.dropped(dropped, &e)
+				r.place(s.Peer, &e)
+			}
 			continue
 		}
-		e.Publish = append(e.Publish, s)
+		news, over := r.add(s, &e)
+		if !news {
+			if over.Seq > 0 { // whoever tells of it has to count on
+				e.PassOn = append(e.PassOn, over)
+			}
+			continue
+		}
+		e.PassOn = append(e.PassOn, s)
 		switch {
-		case s.Holder != r.self:
-			e.Strangers = append(e.Strangers, s.Index)
-		case r.inherited && !r.mine[s.Index]:
-			r.mine[s.Index] = true
-		case !r.mine[s.Index]: // of this Pod's life before
+		case r.isMine(s):
+		case s.Holder == r.self && r.inherited:
+			r.mine[s.Index] = s.Peer
+		default: // a sibling's, or of this Pod's life before
 			e.Strangers = append(e.Strangers, s.Index)
 		}
-		newest, _ := r.table.Newest(s.Peer)
-		if newest.Holder != r.self {
+		if newest, _ := r.table.Newest(s.Peer); newest.Holder != r.self {
 			r.giveUp(s.Peer, before, newest, &e)
+		}
+		if newest, _ := r.table.Newest(s.Peer); newest.same(s) && s.Holder != r.self {
+			delete(r.calls, s.Peer) // it has been reached; what comes next is another move
 		}
 		r.place(s.Peer, &e)
 	}
 	return e
 }
 
-// add puts a session into the table, and forgets those that went for it.
-func (r *Replica) add(s Session, e *Effects) (news bool) {
+// reassert has a session of ours count on where an older one has a greater number.
+// Numbers tell nothing about sessions that were made without knowledge of each other,
+// on the two sides of a partition; which of them the peer uses is told by their age.
+// What is compared are durations: clocks that are wrong do not matter.
+func (r *Replica) reassert(s Session, now time.Time, e *Effects) {
+	ours, ok := r.table.Newest(s.Peer)
+	if !ok || !r.isMine(ours) || s.same(ours) || s.Compare(ours) < 0 || ours.Since.Sub(s.Since) < reassertAfter {
+		return
+	}
+	ours.Seq = s.Seq + 1
+	if news, _ := r.add(ours, e); news {
+		e.Publish = append(e.Publish, ours)
+		e.Urgent = true
+	}
+}
+
+func (r *Replica) isMine(s Session) bool {
+	p, ok := r.mine[s.Index]
+	return ok && p == s.Peer && s.Holder == r.self
+}
+
+// add puts a session into the table, and forgets those that went for it. over is what
+// stands against it, where that is not a session in use.
+func (r *Replica) add(s Session, e *Effects) (news bool, over Session) {
 	news, dropped := r.table.Add(s)
-	for _, index := range dropped {
-		if r.mine[index] {
-			delete(r.mine, index)
+	r.dropped(dropped, e)
+	if k := r.table.peers[s.Peer].over; !news && len(r.table.Sessions(s.Peer)) == 0 && s.Compare(k) < 0 {
+		over = k
+	}
+	return news, over
+}
+
+// dropped forgets sessions that the table has forgotten.
+func (r *Replica) dropped(sessions []Session, e *Effects) {
+	for _, s := range sessions {
+		if r.isMine(s) {
+			delete(r.mine, s.Index)
 		} else {
-			e.Known = append(e.Known, index)
+			e.Known = append(e.Known, s.Index)
 		}
 	}
-	return news
 }
 
 // giveUp forgets our sessions of a peer that a sibling has a newer one with.
 func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
 	had := false
 	for _, s := range r.table.Sessions(id) {
-		if r.mine[s.Index] {
+		if r.isMine(s) {
 			had = true
 			delete(r.mine, s.Index)
 			e.Strangers = append(e.Strangers, s.Index)
@@ -246,44 +292,6 @@ func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
 	}
 }
 
-// Stranger notes a packet of data for an index that is not of a session of ours, to a
-// port of ours. The peer is called where that is its newest session: nobody else can
-// answer to what it sends by this way. Older ones are of packets that were under way
-// when the session changed.
-func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
-	s, ok := r.table.Find(index)
-	p, isConfigured := r.peers[s.Peer]
-	if !ok || !isConfigured || now.Sub(s.Since) >= sessionLifetime {
-		e.Refused = UnknownPeer
-		return e
-	}
-	if r.mine[index] {
-		return e
-	}
-	newest, _ := r.table.Newest(s.Peer)
-	if s.Seq < newest.Seq && !r.mine[newest.Index] {
-		e.Refused = Late
-		return e
-	}
-	before := r.calls[s.Peer]
-	if s.Seq < newest.Seq {
-		if now.Sub(before.last) < nudgeEvery {
-			e.Refused = Late
-			return e
-		}
-		r.calls[s.Peer] = call{last: now}
-		e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from, Nudge: true}}
-		return e
-	}
-	if before.times > 0 && now.Sub(before.last) < min(firstRetry<<(before.times-1), lastRetry) {
-		e.Refused = TooSoon
-		return e
-	}
-	r.calls[s.Peer] = call{times: min(before.times+1, 8), last: now}
-	e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from}}
-	return e
-}
-
 // Tick forgets what is over.
 func (r *Replica) Tick(now time.Time) (e Effects) {
 	for index, s := range r.started {
@@ -292,99 +300,19 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		}
 	}
 	for id, c := range r.calls {
-		if now.Sub(c.last) >= 2*lastRetry {
+		if now.Sub(c.seen) >= 2*lastRetry {
 			delete(r.calls, id)
 		}
 	}
 	over := map[PeerID]bool{}
 	r.table.Expire(now, func(id PeerID) bool { _, ok := r.peers[id]; return ok }, func(s Session) {
 		over[s.Peer] = true
-		if r.mine[s.Index] {
-			delete(r.mine, s.Index)
-			return
-		}
-		e.Known = append(e.Known, s.Index)
+		r.dropped([]Session{s}, &e)
 	})
 	for id := range over {
 		r.place(id, &e)
 	}
 	return e
-}
-
-// placeAll finds out anew where every peer is.
-func (r *Replica) placeAll(e *Effects) {
-	for id := range r.elsewhere {
-		if _, ok := r.peers[id]; !ok {
-			delete(r.elsewhere, id)
-			e.Elsewhere = true
-		}
-	}
-	for id := range r.peers {
-		r.place(id, e)
-	}
-}
-
-// place finds out where a peer is.
-func (r *Replica) place(id PeerID, e *Effects) {
-	p, ok := r.peers[id]
-	if !ok {
-		return
-	}
-	to := r.serves(id, p.Site)
-	was, wasElsewhere := r.elsewhere[id]
-	switch {
-	case to == r.self && wasElsewhere:
-		delete(r.elsewhere, id)
-	case to != r.self && (!wasElsewhere || was != to):
-		r.elsewhere[id] = to
-	default:
-		return
-	}
-	e.Elsewhere = true
-	if s, _ := r.table.Newest(id); to == r.self && p.Site && !r.mine[s.Index] {
-		e.Calls = append(e.Calls, Call{Peer: p.PublicKey})
-	}
-}
-
-// serves returns which replica serves a peer: who has its newest session. Without
-// one it is whoever the peer comes to, and this replica is ready for it; a site comes
-// to nobody, and one replica calls it.
-func (r *Replica) serves(id PeerID, site bool) ReplicaID {
-	holder := r.self
-	if s, ok := r.table.Newest(id); ok {
-		holder = s.Holder
-	} else if site {
-		return r.caller(id)
-	}
-	m, alive := r.members[holder]
-	switch {
-	case site && (!alive || m.Draining):
-		return r.caller(id)
-	case !alive:
-		return r.self
-	}
-	return holder
-}
-
-// caller is the replica that calls a site: every one has the same chance, and few
-// sites change hands when a replica comes or goes (rendezvous hashing).
-func (r *Replica) caller(id PeerID) ReplicaID {
-	best, found := r.self, false
-	for _, draining := range []bool{false, true} {
-		for m, member := range r.members {
-			if member.Draining == draining && (!found || compareScores(id, m, best) > 0) {
-				best, found = m, true
-			}
-		}
-		if found {
-			break
-		}
-	}
-	return best
-}
-
-func compareScores(id PeerID, a, b ReplicaID) int {
-	return cmp.Compare(score(id, a), score(id, b))
 }
 
 // Elsewhere returns the peers that a sibling serves, with its name.
@@ -410,17 +338,15 @@ func (r *Replica) Connected(now time.Time) map[string]int {
 }
 
 // State is everything that a replica that joins has to know.
-func (r *Replica) State(now time.Time) []Session {
-	var out []Session
-	r.table.Each(now, func(s Session) { out = append(out, s) })
-	return out
+func (r *Replica) State() []Session {
+	return r.table.State()
 }
 
 // Strangers are all indices to be told of.
 func (r *Replica) Strangers(now time.Time) []uint32 {
 	all := map[uint32]bool{}
 	r.table.Each(now, func(s Session) {
-		if !r.mine[s.Index] {
+		if !r.isMine(s) {
 			all[s.Index] = true
 		}
 	})

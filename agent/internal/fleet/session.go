@@ -47,7 +47,8 @@ type Session struct {
 	Peer  PeerID
 	// Seq orders the sessions of one peer, whoever held them: who makes one counts
 	// on from the greatest that it knows of (a Lamport clock). No two machines'
-	// clocks are ever compared.
+	// clocks are ever compared. A session's number grows where its holder finds that
+	// an older session has a greater one; see [Replica.Heard].
 	Seq    uint32
 	Holder ReplicaID
 	// Since is when the session was confirmed, by the clock of whoever remembers it.
@@ -60,6 +61,9 @@ type Session struct {
 func (s Session) Compare(o Session) int {
 	return cmp.Or(cmp.Compare(s.Seq, o.Seq), compareIDs(s.Holder, o.Holder), cmp.Compare(s.Index, o.Index))
 }
+
+// same reports whether o is the same session, whatever its number.
+func (s Session) same(o Session) bool { return s.Index == o.Index && s.Holder == o.Holder }
 
 func compareIDs(a, b ReplicaID) int { return cmp.Compare(string(a[:]), string(b[:])) }
 

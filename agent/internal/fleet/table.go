@@ -7,36 +7,75 @@ import (
 )
 
 // Table is what a replica knows of sessions, its own and its siblings'. It holds at
-// most three for each peer. The zero value knows of none; it is for one goroutine at
-// a time.
+// most three for each peer, and the last one that is over. The zero value knows of
+// none; it is for one goroutine at a time.
 //
 // Tables that have seen the same sessions are equal, in whatever order they saw them
 // and however often: it is a join semilattice, and so replicas need neither order nor
-// reliability of their messages.
+// reliability of their messages. A message that somebody repeats changes nothing.
 type Table struct {
-	peers   map[PeerID][]Session // the newest first
+	peers   map[PeerID]known
 	indices map[uint32]PeerID
 }
 
+// known is what is known of a peer.
+type known struct {
+	sessions []Session // the newest first
+	// over is the greatest of the sessions that are over; Seq 0: there was none. No
+	// session up to it is news: its number must not be given again, or an old message
+	// that somebody repeats would count.
+	over Session
+}
+
 // Add notes a session, and reports whether that was news: it is not for one that is
-// known, or older than those that are kept. dropped are the indices that went for it.
-func (t *Table) Add(s Session) (news bool, dropped []uint32) {
+// known, that is over, or that is older than those that are kept. dropped are those
+// that went for it.
+func (t *Table) Add(s Session) (news bool, dropped []Session) {
 	if t.peers == nil {
-		t.peers, t.indices = map[PeerID][]Session{}, map[uint32]PeerID{}
+		t.peers, t.indices = map[PeerID]known{}, map[uint32]PeerID{}
 	}
-	known := t.peers[s.Peer]
-	at, _ := slices.BinarySearchFunc(known, s, func(a, b Session) int { return b.Compare(a) })
-	if at == sessionsKept || at < len(known) && known[at].Compare(s) == 0 {
+	k := t.peers[s.Peer]
+	if s.Compare(k.over) <= 0 {
 		return false, nil
 	}
-	known = slices.Insert(known, at, s)
-	if len(known) > sessionsKept {
-		t.forget(known[sessionsKept])
-		dropped = append(dropped, known[sessionsKept].Index)
-		known = known[:sessionsKept]
+	if i := slices.IndexFunc(k.sessions, s.same); i >= 0 {
+		if k.sessions[i].Seq >= s.Seq {
+			return false, nil
+		}
+		k.sessions = slices.Delete(k.sessions, i, i+1) // it counted on
 	}
-	t.peers[s.Peer] = known
+	at, _ := slices.BinarySearchFunc(k.sessions, s, func(a, b Session) int { return b.Compare(a) })
+	if at == sessionsKept {
+		return false, nil
+	}
+	k.sessions = slices.Insert(k.sessions, at, s)
+	if len(k.sessions) > sessionsKept {
+		dropped = append(dropped, k.sessions[sessionsKept])
+		t.forget(k.sessions[sessionsKept])
+		k.sessions = k.sessions[:sessionsKept]
+	}
+	t.peers[s.Peer] = k
 	t.indices[s.Index] = s.Peer
+	return true, dropped
+}
+
+// Over notes a session that is over, by which those before it are, too. dropped are
+// those that were kept.
+func (t *Table) Over(s Session) (news bool, dropped []Session) {
+	if t.peers == nil {
+		t.peers, t.indices = map[PeerID]known{}, map[uint32]PeerID{}
+	}
+	k := t.peers[s.Peer]
+	if s.Compare(k.over) <= 0 {
+		return false, nil
+	}
+	k.over = s
+	for n := len(k.sessions); n > 0 && k.sessions[n-1].Compare(s) <= 0; n-- {
+		dropped = append(dropped, k.sessions[n-1])
+		t.forget(k.sessions[n-1])
+		k.sessions = k.sessions[:n-1]
+	}
+	t.peers[s.Peer] = k
 	return true, dropped
 }
 
@@ -47,9 +86,11 @@ func (t *Table) forget(s Session) {
 	}
 }
 
-// Find returns the session of an index.
+// Find returns the session of an index that is not over. Of two peers' sessions with
+// one index, made by different replicas by chance (one in four billion for each pair),
+// it is the one that was added last.
 func (t *Table) Find(index uint32) (s Session, ok bool) {
-	for _, s := range t.peers[t.indices[index]] {
+	for _, s := range t.peers[t.indices[index]].sessions {
 		if s.Index == index {
 			return s, true
 		}
@@ -57,21 +98,24 @@ func (t *Table) Find(index uint32) (s Session, ok bool) {
 	return Session{}, false
 }
 
-// Newest returns a peer's last session; ok is false where none is known.
+// Newest returns a peer's last session, which may be over; ok is false where none is
+// known.
 func (t *Table) Newest(p PeerID) (s Session, ok bool) {
-	if known := t.peers[p]; len(known) > 0 {
-		return known[0], true
+	k := t.peers[p]
+	if len(k.sessions) > 0 {
+		return k.sessions[0], true
 	}
-	return Session{}, false
+	return k.over, k.over.Seq > 0
 }
 
-// Sessions are those of a peer, the newest first. The slice is the table's own.
-func (t *Table) Sessions(p PeerID) []Session { return t.peers[p] }
+// Sessions are those of a peer that are not over, the newest first. The slice is the
+// table's own.
+func (t *Table) Sessions(p PeerID) []Session { return t.peers[p].sessions }
 
 // Each calls visit for every session that is not over.
 func (t *Table) Each(now time.Time, visit func(Session)) {
-	for _, known := range t.peers {
-		for _, s := range known {
+	for _, k := range t.peers {
+		for _, s := range k.sessions {
 			if now.Sub(s.Since) < sessionLifetime {
 				visit(s)
 			}
@@ -79,41 +123,45 @@ func (t *Table) Each(now time.Time, visit func(Session)) {
 	}
 }
 
-// Expire forgets the sessions that are over, and passes each to visit. Of every peer
-// that stays the newest is kept all the same: its number must not be given again, or
-// an old message that somebody repeats would count as news.
+// State is all that somebody needs to know who knows nothing: what is not over, and
+// the last session of those that have no other.
+func (t *Table) State() []Session {
+	out := make([]Session, 0, len(t.indices))
+	for _, k := range t.peers {
+		if len(k.sessions) == 0 {
+			out = append(out, k.over)
+		}
+		out = append(out, k.sessions...)
+	}
+	return out
+}
+
+// Expire forgets the sessions that are over, and passes each to visit, and what else is
+// known of peers that do not stay.
 func (t *Table) Expire(now time.Time, stays func(PeerID) bool, visit func(Session)) {
-	for id, known := range t.peers {
-		kept := known[:0]
-		for i, s := range known {
-			switch {
-			case now.Sub(s.Since) < sessionLifetime:
-				kept = append(kept, s)
-			case i == 0 && stays(id):
-				if _, indexed := t.indices[s.Index]; indexed {
-					visit(s)
-				}
-				t.forget(s)
-				kept = append(kept, s)
-			default:
-				t.forget(s)
-				visit(s)
+	for id, k := range t.peers {
+		for _, s := range k.sessions { // the newest first: what is older goes with it
+			if now.Sub(s.Since) < sessionLifetime {
+				continue
 			}
+			_, dropped := t.Over(s)
+			for _, d := range dropped {
+				visit(d)
+			}
+			break
 		}
-		if len(kept) == 0 {
+		if len(t.peers[id].sessions) == 0 && !stays(id) {
 			delete(t.peers, id)
-			continue
 		}
-		t.peers[id] = kept
 	}
 }
 
 // Connected counts the peers with a handshake within [connectedFor], by holder.
 func (t *Table) Connected(now time.Time) map[ReplicaID]int {
 	out := map[ReplicaID]int{}
-	for _, known := range t.peers {
-		if now.Sub(known[0].Since) < connectedFor {
-			out[known[0].Holder]++
+	for _, k := range t.peers {
+		if len(k.sessions) > 0 && now.Sub(k.sessions[0].Since) < connectedFor {
+			out[k.sessions[0].Holder]++
 		}
 	}
 	return out

@@ -13,12 +13,14 @@ import (
 //
 //	0       version
 //	1…      sessions of 26 bytes each: index (4), peer (8), sequence number (4),
-//	        holder (8), age in seconds (2); numbers in network byte order
+//	        holder (8), age in 1/256 s (2), which for the greatest number is that or more
+//	        and the session over; numbers in network byte order
 //
 // memberlist encrypts it (AES-GCM) and says from whom it comes.
 const (
 	wireVersion  = 1
 	wireSession  = 26
+	wireAge      = time.Second / 256
 	mostSessions = 1 << 17 // of a state: 10,000 peers have 30,000
 )
 
@@ -29,7 +31,7 @@ func encode(sessions []Session, now time.Time) []byte {
 	out := make([]byte, 1, 1+len(sessions)*wireSession)
 	out[0] = wireVersion
 	for _, s := range sessions {
-		age := min(max(now.Sub(s.Since)/time.Second, 0), math.MaxUint16)
+		age := min(max(now.Sub(s.Since)/wireAge, 0), math.MaxUint16)
 		out = binary.BigEndian.AppendUint32(out, s.Index)
 		out = append(out, s.Peer[:]...)
 		out = binary.BigEndian.AppendUint32(out, s.Seq)
@@ -54,7 +56,7 @@ func decode(b []byte, now time.Time) ([]Session, error) {
 	}
 	out := make([]Session, 0, len(b)/wireSession)
 	for rest := b[1:]; len(rest) > 0; rest = rest[wireSession:] {
-		age := time.Duration(binary.BigEndian.Uint16(rest[24:])) * time.Second
+		age := time.Duration(binary.BigEndian.Uint16(rest[24:])) * wireAge
 		out = append(out, Session{
 			Index: binary.BigEndian.Uint32(rest), Peer: PeerID(rest[4:12]), Seq: binary.BigEndian.Uint32(rest[12:]),
 			Holder: ReplicaID(rest[16:24]), Since: now.Add(-age),

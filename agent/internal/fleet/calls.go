@@ -1,0 +1,172 @@
+package fleet
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	// firstRetry is when to call again a peer that still sends with its old session:
+	// long against a round trip, short against REKEY_TIMEOUT. It doubles from call
+	// to call up to lastRetry.
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	// longestTurn is for how long at most a call has a peer for itself. Another one to
+	// another address would undo what it began.
+	longestTurn = time.Second
+	// lateFor is for how long after a session was made packets of the one before it
+	// may be under way. Who sends by it later than that has not learnt of the new one.
+	lateFor = firstRetry
+	// nudgeEvery bounds how often a peer that does not know of its session is told,
+	// and nudges how often in vain.
+	nudgeEvery = 100 * time.Millisecond
+	nudges     = 5
+	// callersKept bounds the addresses that a peer is called at in turn.
+	callersKept = 8
+)
+
+// calling is a peer that is being taken over. Anybody can repeat a packet of its, from
+// any address, and what comes of it must not keep the peer itself from being called:
+// each address has a back-off of its own, and they take turns.
+type calling struct {
+	callers []caller
+	seen    time.Time // the last packet
+	last    time.Time // the last call
+	turn    time.Duration
+	calls   int
+	nudged  time.Time
+	nudges  int
+}
+
+// caller is an address that packets of a peer come from.
+type caller struct {
+	from  netip.AddrPort
+	seen  time.Time // the last packet
+	last  time.Time // the last call
+	calls int
+	// packets since the last call: who comes again and again is rather the peer than
+	// somebody who makes up addresses.
+	packets int
+}
+
+func (c *caller) due(now time.Time) bool {
+	return c.calls == 0 || now.Sub(c.last) >= retry(c.calls)
+}
+
+// retry is how long to wait after so many calls.
+func retry(calls int) time.Duration {
+	return min(firstRetry<<min(calls-1, 8), lastRetry)
+}
+
+// isTurn reports whether to call an address that a packet came from, and notes that
+// it is.
+func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
+	i := c.note(from, now)
+	if c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now) {
+		return false
+	}
+	for j := range c.callers {
+		o := &c.callers[j]
+		if j != i && o.due(now) && now.Sub(o.seen) < firstRetry && before(o, &c.callers[i]) {
+			return false
+		}
+	}
+	me := &c.callers[i]
+	me.calls++
+	c.calls++
+	me.packets, me.last, c.last = 0, now, now
+	c.turn = min(max(retry(me.calls), retry(1+c.calls/callersKept)), longestTurn)
+	return true
+}
+
+// before reports whether it is rather a's turn than b's.
+func before(a, b *caller) bool {
+	return cmp.Or(cmp.Compare(a.calls, b.calls), cmp.Compare(b.packets, a.packets)) < 0
+}
+
+// note counts a packet, and returns the number of the address that it came from. Of
+// too many addresses the one that sent the least goes.
+func (c *calling) note(from netip.AddrPort, now time.Time) int {
+	i := slices.IndexFunc(c.callers, func(o caller) bool { return o.from == from })
+	switch {
+	case i >= 0:
+	case len(c.callers) < callersKept:
+		i = len(c.callers)
+		c.callers = append(c.callers, caller{from: from})
+	default:
+		i = 0
+		for j := range c.callers {
+			a, b := &c.callers[j], &c.callers[i]
+			if cmp.Or(cmp.Compare(a.packets, b.packets), a.seen.Compare(b.seen)) < 0 {
+				i = j
+			}
+		}
+		c.callers[i] = caller{from: from}
+	}
+	c.callers[i].seen = now
+	c.callers[i].packets++
+	return i
+}
+
+// isNudge reports whether to tell the peer of its session.
+func (c *calling) isNudge(now time.Time) bool {
+	if now.Sub(c.nudged) < nudgeEvery {
+		return false
+	}
+	c.nudged = now
+	c.nudges++
+	return true
+}
+
+// Stranger notes a packet of data for an index that is not of a session of ours, to a
+// port of ours. The peer is called where that is its newest session: nobody else can
+// answer to what it sends by this way. Older ones are of packets that were under way
+// when the session changed, or of a peer that has not learnt of the new one.
+//
+// Nothing proves that the packet is the peer's. It leads to one handshake message, to
+// where it came from, and the session that there is stays where it is until another
+// one is confirmed. Whatever comes in, a peer that has its newest session here is not
+// called: that would end the session.
+func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
+	s, ok := r.table.Find(index)
+	p, isConfigured := r.peers[s.Peer]
+	if !ok || !isConfigured || now.Sub(s.Since) >= sessionLifetime {
+		e.Refused = UnknownPeer
+		return e
+	}
+	if r.isMine(s) {
+		return e
+	}
+	newest, _ := r.table.Newest(s.Peer)
+	isHere := r.isMine(newest)
+	if !isHere && s.Seq < newest.Seq && now.Sub(newest.Since) < lateFor {
+		e.Refused = Late
+		return e
+	}
+	c := r.calls[s.Peer]
+	if c == nil {
+		c = &calling{}
+		r.calls[s.Peer] = c
+	}
+	c.seen = now
+	switch {
+	case isHere && (s.Seq < newest.Seq || c.nudges < nudges):
+		if !c.isNudge(now) {
+			e.Refused = Late
+			return e
+		}
+		e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from, Nudge: true}}
+	case !c.isTurn(from, now):
+		e.Refused = TooSoon
+	default:
+		if isHere {
+			// Two replicas have shaken hands with the peer at once, and it stays with the
+			// other one's session. Nobody can bring that about at will.
+			r.giveUp(s.Peer, Session{}, s, &e)
+		}
+		e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from}}
+	}
+	return e
+}
