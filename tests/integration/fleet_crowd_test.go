@@ -16,6 +16,11 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
 )
 
+// leastOutage is what is asked for here, of a machine that other tests keep busy: far
+// below the 15 s of WireGuard's own timers. What a move takes where it is quiet is
+// measured by make bench.
+const leastOutage = time.Second
+
 // beat is how often each of the many sends a packet, and so how exactly an outage is
 // measured.
 const beat = 20 * time.Millisecond
@@ -32,7 +37,7 @@ type many struct {
 func newMany(t *testing.T, replicas, clients int) *many {
 	t.Helper()
 	m := &many{}
-	c := gateway.Config{Values: "server: {addresses: [10.8.0.1/16], drain: 60s}\n"}
+	c := gateway.Config{Values: "server: {addresses: [10.8.0.1/16], drain: 20s}\n"}
 	for i := range clients {
 		m.people = append(m.people, newPerson(t, fmt.Sprintf("client-%03d", i), netip.AddrFrom4([4]byte{10, 8, 1, byte(i + 1)}).String()))
 		c.Peers = append(c.Peers, m.people[i].entry())
@@ -72,26 +77,27 @@ func (m *many) reset() {
 	}
 }
 
-// report waits until everybody is served again, and says what it cost.
+// report says what it cost, and that everybody is served.
 func (m *many) report(t *testing.T, what string, most time.Duration) {
 	t.Helper()
-	time.Sleep(time.Second)
-	var sent, received uint64
+	time.Sleep(2 * time.Second) // for what is under way
+	var sent, lost uint64
 	var outages []time.Duration
 	for i, c := range m.clients {
-		s, r, gap := c.Counts()
-		sent, received, outages = sent+s, received+min(r, s), append(outages, gap)
-		if gap > most+beat {
-			t.Errorf("%s: %s heard nothing for %d ms, want %d ms at most", what, m.people[i].name, gap.Milliseconds(), most.Milliseconds())
+		s, l, run := c.Loss(uint64(time.Second / beat))
+		outage := time.Duration(run) * beat
+		sent, lost, outages = sent+s, lost+l, append(outages, outage)
+		if outage > most {
+			t.Errorf("%s: %s lost everything for %d ms, want %d ms at most", what, m.people[i].name, outage.Milliseconds(), most.Milliseconds())
 		}
 	}
 	slices.Sort(outages)
-	t.Logf("%s, %d clients: %d packets sent, %d lost; longest silence of a client: median %d ms, worst %d ms", what,
-		len(m.clients), sent, sent-received, outages[len(outages)/2].Milliseconds(), outages[len(outages)-1].Milliseconds())
+	t.Logf("%s, %d clients: %d packets sent, %d lost; longest outage of a client: median %d ms, worst %d ms", what,
+		len(m.clients), sent, lost, outages[len(outages)/2].Milliseconds(), outages[len(outages)-1].Milliseconds())
+	m.reset()
 	for i, c := range m.clients {
-		_, before, _ := c.Counts()
 		eventually(t, m.people[i].name, func() string {
-			if _, now, _ := c.Counts(); now <= before {
+			if _, received, _ := c.Counts(); received == 0 {
 				return "left behind: no answers any more"
 			}
 			return ""
@@ -131,7 +137,7 @@ func TestRollingUpgrade(t *testing.T) {
 		m.awaitReplicas(t, 4)
 		m.retire(t, i)
 	}
-	m.report(t, "rolling upgrade of 3 replicas", moveOutage)
+	m.report(t, "rolling upgrade of 3 replicas", leastOutage)
 }
 
 // TestScaleIn retires three of five replicas at once.
@@ -142,7 +148,7 @@ func TestScaleIn(t *testing.T) {
 		all.Go(func() { m.retire(t, i) })
 	}
 	all.Wait()
-	m.report(t, "scale-in from 5 to 2", moveOutage)
+	m.report(t, "scale-in from 5 to 2", leastOutage)
 }
 
 // awaitDead waits until a survivor knows that a replica is dead, which is when it

@@ -145,11 +145,14 @@ const (
 	// drainSettle is for how long nobody may have been here for everybody to have gone.
 	drainSettle = time.Second
 	drainLook   = 100 * time.Millisecond
+	// handOverEvery is how often to ask siblings to call those that stay.
+	handOverEvery = 2 * time.Second
 )
 
 // drained is closed when all connected peers have gone to other replicas; never where
-// there are none.
-func (r *replicas) drained(ctx context.Context) <-chan struct{} {
+// there are none. After half of the time that there is, those that stay are handed over:
+// mostly they send nothing, or no load balancer moves them.
+func (r *replicas) drained(ctx context.Context, most time.Duration) <-chan struct{} {
 	if r == nil {
 		return nil
 	}
@@ -157,7 +160,7 @@ func (r *replicas) drained(ctx context.Context) <-chan struct{} {
 	done := make(chan struct{})
 	go func() {
 		start := time.Now()
-		empty := start
+		empty, offered := start, start.Add(most/2-handOverEvery)
 		ticker := time.NewTicker(drainLook)
 		defer ticker.Stop()
 		for {
@@ -167,6 +170,10 @@ func (r *replicas) drained(ctx context.Context) <-chan struct{} {
 			case now := <-ticker.C:
 				if r.Held() > 0 || r.Alone() {
 					empty = now
+				}
+				if now.Sub(offered) >= handOverEvery && r.Held() > 0 {
+					r.HandOver()
+					offered = now
 				}
 				if now.Sub(start) >= drainLeast && now.Sub(empty) >= drainSettle {
 					close(done)

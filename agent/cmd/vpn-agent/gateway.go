@@ -212,7 +212,7 @@ func serve(parent context.Context, o serveOptions) error {
 			drain := o.loop.Drain()
 			o.log.Info("draining", "signal", s.String(), "for", drain.String())
 			select {
-			case <-o.others.drained(ctx):
+			case <-o.others.drained(ctx, drain):
 				o.log.Info("all peers have gone to other replicas")
 			case <-time.After(drain):
 			case <-signals:

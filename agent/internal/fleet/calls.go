@@ -120,6 +120,16 @@ func (c *calling) isNudge(now time.Time) bool {
 	return true
 }
 
+func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
+	c := r.calls[id]
+	if c == nil {
+		c = &calling{}
+		r.calls[id] = c
+	}
+	c.seen = now
+	return c
+}
+
 // Stranger notes a packet of data for an index that is not of a session of ours, to a
 // port of ours. The peer is called where that is its newest session: nobody else can
 // answer to what it sends by this way. Older ones are of packets that were under way
@@ -145,12 +155,11 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		e.Refused = Late
 		return e
 	}
-	c := r.calls[s.Peer]
-	if c == nil {
-		c = &calling{}
-		r.calls[s.Peer] = c
+	if !isHere && r.isPulled(newest, now) {
+		e.Refused = TooSoon
+		return e
 	}
-	c.seen = now
+	c := r.callingOf(s.Peer, now)
 	switch {
 	case isHere && (s.Seq < newest.Seq || c.nudges < nudges):
 		if !c.isNudge(now) {

@@ -197,9 +197,11 @@ func (f *Fleet) Heard(m firewall.Message) {
 		case m.Out:
 			if peer, ok := f.receivers.of(m.Bytes, m.Remote); ok {
 				f.replica.Started(m.Index, peer, now)
+				f.replica.Located(m.Index, m.Port, m.Remote)
 			}
 			return e
 		case f.replica.Began(m.Index):
+			f.replica.Located(m.Index, m.Port, m.Remote)
 			return f.replica.Confirmed(m.Index, now)
 		case m.Type == messageTypeData:
 			return f.replica.Stranger(m.Index, m.Port, m.Remote, now)
@@ -236,6 +238,9 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 			f.called.Add(1)
 		default:
 		}
+	}
+	for _, m := range e.Reminders {
+		time.AfterFunc(m.After, func() { f.do(func(time.Time) Effects { return f.replica.Remind(m) }) })
 	}
 	f.publish(e)
 	f.refusedPackets.count(string(e.Refused))
@@ -299,6 +304,29 @@ func (f *Fleet) Drain() {
 	f.membersChanged()
 	if err := f.list.UpdateNode(leaveWithin); err != nil {
 		f.options.Log.Warn("siblings were not told that this replica leaves", "error", err)
+	}
+}
+
+// HandOver asks the siblings to call the connected peers that are still here: those
+// that send nothing, and those that no load balancer moves.
+func (f *Fleet) HandOver() {
+	now := time.Now()
+	f.mu.Lock()
+	offers := f.replica.Offers(now)
+	to := make(map[string]*memberlist.Node, len(offers))
+	for name := range offers {
+		to[name] = f.siblings[name].node
+	}
+	f.mu.Unlock()
+	for name, sessions := range offers {
+		if to[name] == nil {
+			continue
+		}
+		if err := f.list.SendReliable(to[name], encodeAs(wireOffer, sessions, now)); err != nil {
+			f.options.Log.Warn("cannot hand peers over", "replica", name, "peers", len(sessions), "error", err)
+			continue
+		}
+		f.options.Log.Info("peers handed over", "replica", name, "peers", len(sessions))
 	}
 }
 

@@ -174,14 +174,9 @@ func (e events) NotifyJoin(n *memberlist.Node) { e.note(n, Alive) }
 // NotifyUpdate implements [memberlist.EventDelegate].
 func (e events) NotifyUpdate(n *memberlist.Node) { e.note(n, Alive) }
 
-// NotifyLeave implements [memberlist.EventDelegate].
-func (e events) NotifyLeave(n *memberlist.Node) {
-	if n.State == memberlist.StateLeft {
-		e.note(n, Left)
-		return
-	}
-	e.note(n, Dead)
-}
+// NotifyLeave implements [memberlist.EventDelegate]. It does not say whether the node
+// has left or is dead; but who leaves was draining before.
+func (e events) NotifyLeave(n *memberlist.Node) { e.note(n, Dead) }
 
 func (e events) note(n *memberlist.Node, now MemberState) {
 	if n.Name == e.options.Name {
@@ -193,8 +188,11 @@ func (e events) note(n *memberlist.Node, now MemberState) {
 			e.refusedMessages.count(refusedMalformed)
 		}
 	}
-	if now == Alive && m.Draining {
+	switch {
+	case now == Alive && m.Draining:
 		now = Draining
+	case now == Dead && m.Draining:
+		now = Left
 	}
 	kept := *n // memberlist changes its own
 	e.mu.Lock()

@@ -55,6 +55,10 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, false) }
 // each replica tells three, and so all of them know after a few steps.
 func (f *Fleet) merge(b []byte, passOn bool) {
 	now := time.Now()
+	isOffer := len(b) > 0 && b[0] == wireOffer
+	if isOffer {
+		b = append([]byte{wireVersion}, b[1:]...)
+	}
 	sessions, err := decode(b, now)
 	if err != nil {
 		f.refusedMessages.count(refusedMalformed)
@@ -62,6 +66,9 @@ func (f *Fleet) merge(b []byte, passOn bool) {
 		return
 	}
 	f.do(func(time.Time) Effects {
+		if isOffer {
+			return f.replica.Offered(sessions, now)
+		}
 		e := f.replica.Heard(sessions, now)
 		if !passOn { // whoever compares everything does so with all of them in turn
 			e.PassOn = nil

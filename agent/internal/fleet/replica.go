@@ -30,6 +30,10 @@ type Replica struct {
 	calls map[PeerID]*calling
 	// elsewhere are the peers that a sibling serves.
 	elsewhere map[PeerID]ReplicaID
+	// yielded are the peers that went to a sibling a moment ago.
+	yielded map[PeerID]time.Time
+	// gone are the replicas that are no more, since when.
+	gone map[ReplicaID]time.Time
 }
 
 // Member is a replica as the others see it.
@@ -54,6 +58,9 @@ type started struct {
 	peer PeerID
 	at   time.Time
 	seq  uint32
+	// port of ours, and where the peer is.
+	port     uint16
+	endpoint netip.AddrPort
 }
 
 // Call asks for a handshake with a peer.
@@ -76,6 +83,8 @@ type Effects struct {
 	// PassOn was news from one sibling, and goes on to others.
 	PassOn []Session
 	Calls  []Call
+	// Reminders are to be given back to [Replica.Remind] in time.
+	Reminders []Reminder
 	// Elsewhere is true where [Replica.Elsewhere] has changed.
 	Elsewhere bool
 	// Strangers are the indices to be told of from now on, and Known those not to.
@@ -124,7 +133,7 @@ func NewReplica(name string, inherited bool) *Replica {
 		self: self, inherited: inherited,
 		peers: map[PeerID]configured{}, members: map[ReplicaID]Member{self: {Name: name}},
 		started: map[uint32]started{}, mine: map[uint32]PeerID{}, calls: map[PeerID]*calling{},
-		elsewhere: map[PeerID]ReplicaID{},
+		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
 
@@ -141,9 +150,16 @@ func (r *Replica) Configure(peers []Peer) (e Effects) {
 // SetMembers sets the replicas that are alive. Of those that are missing, sites are
 // called by another one, and the peers wait to be taken over.
 func (r *Replica) SetMembers(members []Member) (e Effects) {
+	before := r.members
 	r.members = make(map[ReplicaID]Member, len(members))
 	for _, m := range members {
 		r.members[ReplicaIDOf(m.Name)] = m
+		delete(r.gone, ReplicaIDOf(m.Name))
+	}
+	for id := range before {
+		if _, stays := r.members[id]; !stays {
+			r.gone[id] = time.Time{} // as of the next tick
+		}
 	}
 	r.placeAll(&e)
 	return e
@@ -155,7 +171,16 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 func (r *Replica) Started(index uint32, peer key.Public, now time.Time) {
 	id := IDOf(peer)
 	newest, _ := r.table.Newest(id)
-	r.started[index] = started{id, now, newest.Seq + 1}
+	r.started[index] = started{peer: id, at: now, seq: newest.Seq + 1}
+}
+
+// Located notes where the peer of a handshake of ours is, and the port of ours that it
+// sends to.
+func (r *Replica) Located(index uint32, port uint16, endpoint netip.AddrPort) {
+	if s, ok := r.started[index]; ok {
+		s.port, s.endpoint = port, endpoint
+		r.started[index] = s
+	}
 }
 
 // Began reports whether an index is that of a handshake of ours that is not
@@ -174,7 +199,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	delete(r.started, index)
 	delete(r.calls, began.peer)
 	before, known := r.table.Newest(began.peer)
-	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now}
+	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now, Port: began.port, Endpoint: began.endpoint}
 	r.mine[index] = s.Peer
 	if news, _ := r.add(s, &e); !news { // overtaken by others
 		delete(r.mine, index)
@@ -189,6 +214,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 		r.giveUp(began.peer, before, newest, &e)
 	case isConfigured && known && before.Holder != r.self:
 		e.Adopted = []Change{{p.PublicKey, r.members[before.Holder].Name}}
+		e.Reminders = remindersOf(s)
 	}
 	r.place(began.peer, &e)
 	return e
@@ -287,6 +313,9 @@ func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
 			e.Strangers = append(e.Strangers, s.Index)
 		}
 	}
+	if had {
+		r.yielded[id] = newest.Since
+	}
 	if p, ok := r.peers[id]; ok && had && before.Holder == r.self {
 		e.Yielded = append(e.Yielded, Change{p.PublicKey, r.members[newest.Holder].Name})
 	}
@@ -304,6 +333,7 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 			delete(r.calls, id)
 		}
 	}
+	r.tickHandover(now, &e)
 	over := map[PeerID]bool{}
 	r.table.Expire(now, func(id PeerID) bool { _, ok := r.peers[id]; return ok }, func(s Session) {
 		over[s.Peer] = true

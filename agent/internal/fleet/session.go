@@ -12,6 +12,7 @@ package fleet
 import (
 	"cmp"
 	"crypto/sha256"
+	"net/netip"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
@@ -53,6 +54,11 @@ type Session struct {
 	Holder ReplicaID
 	// Since is when the session was confirmed, by the clock of whoever remembers it.
 	Since time.Time
+	// Port is the UDP port of the gateway's that the peer sends to, and Endpoint where
+	// it was when the session was confirmed: where to look for it when its holder is
+	// gone. They may be zero.
+	Port     uint16
+	Endpoint netip.AddrPort
 }
 
 // Compare orders sessions of a peer by age, the older one first. Two that were made
@@ -64,6 +70,13 @@ func (s Session) Compare(o Session) int {
 
 // same reports whether o is the same session, whatever its number.
 func (s Session) same(o Session) bool { return s.Index == o.Index && s.Holder == o.Holder }
+
+// Equal is for cmp.Diff, which does not look into unexported fields.
+func (s Session) Equal(o Session) bool {
+	since := s.Since.Equal(o.Since)
+	s.Since, o.Since = time.Time{}, time.Time{}
+	return since && s == o
+}
 
 func compareIDs(a, b ReplicaID) int { return cmp.Compare(string(a[:]), string(b[:])) }
 

@@ -5,21 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"time"
 )
 
 // What replicas send each other is a list of sessions, in messages and in the state
 // that they exchange in full now and then:
 //
-//	0       version
-//	1…      sessions of 26 bytes each: index (4), peer (8), sequence number (4),
+//	0       kind: 1 says that the sessions are there, 2 asks to take them over
+//	1…      sessions of 46 bytes each: index (4), peer (8), sequence number (4),
 //	        holder (8), age in 1/256 s (2), which for the greatest number is that or more
-//	        and the session over; numbers in network byte order
+//	        and the session over; the gateway's port (2), the peer's address (16, of IPv4
+//	        as RFC 4291, section 2.5.5.2, has it) and port (2), or zeros; numbers in
+//	        network byte order
 //
 // memberlist encrypts it (AES-GCM) and says from whom it comes.
 const (
 	wireVersion  = 1
-	wireSession  = 26
+	wireOffer    = 2
+	wireSession  = 46
 	wireAge      = time.Second / 256
 	mostSessions = 1 << 17 // of a state: 10,000 peers have 30,000
 )
@@ -28,8 +32,12 @@ var errMalformed = errors.New("malformed message")
 
 // encode writes sessions for others to [decode].
 func encode(sessions []Session, now time.Time) []byte {
+	return encodeAs(wireVersion, sessions, now)
+}
+
+func encodeAs(kind byte, sessions []Session, now time.Time) []byte {
 	out := make([]byte, 1, 1+len(sessions)*wireSession)
-	out[0] = wireVersion
+	out[0] = kind
 	for _, s := range sessions {
 		age := min(max(now.Sub(s.Since)/wireAge, 0), math.MaxUint16)
 		out = binary.BigEndian.AppendUint32(out, s.Index)
@@ -37,6 +45,13 @@ func encode(sessions []Session, now time.Time) []byte {
 		out = binary.BigEndian.AppendUint32(out, s.Seq)
 		out = append(out, s.Holder[:]...)
 		out = binary.BigEndian.AppendUint16(out, uint16(age)) //nolint:gosec // bounded above
+		out = binary.BigEndian.AppendUint16(out, s.Port)
+		var address [16]byte
+		if s.Endpoint.IsValid() {
+			address = s.Endpoint.Addr().As16()
+		}
+		out = append(out, address[:]...)
+		out = binary.BigEndian.AppendUint16(out, s.Endpoint.Port())
 	}
 	return out
 }
@@ -60,7 +75,17 @@ func decode(b []byte, now time.Time) ([]Session, error) {
 		out = append(out, Session{
 			Index: binary.BigEndian.Uint32(rest), Peer: PeerID(rest[4:12]), Seq: binary.BigEndian.Uint32(rest[12:]),
 			Holder: ReplicaID(rest[16:24]), Since: now.Add(-age),
+			Port: binary.BigEndian.Uint16(rest[26:]), Endpoint: endpointOf(rest[28:46]),
 		})
 	}
 	return out, nil
+}
+
+// endpointOf reads an address and a port; all zeros are none.
+func endpointOf(b []byte) netip.AddrPort {
+	address, port := netip.AddrFrom16([16]byte(b)), binary.BigEndian.Uint16(b[16:])
+	if address == netip.IPv6Unspecified() && port == 0 {
+		return netip.AddrPort{}
+	}
+	return netip.AddrPortFrom(address.Unmap(), port)
 }

@@ -54,6 +54,10 @@ type Client struct {
 	sent, received atomic.Uint64
 	answered       atomic.Int64 // UNIX nanoseconds of the last answer
 	longest        atomic.Int64 // between two answers, in nanoseconds
+
+	mu   sync.Mutex
+	seen map[uint64]bool // requests since the last Reset that were answered
+	from uint64          // the first of them
 }
 
 // Start brings a client up.
@@ -123,12 +127,49 @@ func (c *Client) Counts() (sent, received uint64, longest time.Duration) {
 	return c.sent.Load(), c.received.Load(), time.Duration(c.longest.Load())
 }
 
-// Reset begins counting anew: the next answer's predecessor counts, what was lost
-// before does not.
+// Reset begins counting anew.
 func (c *Client) Reset() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.longest.Store(0)
-	c.sent.Store(0)
 	c.received.Store(0)
+	c.seen, c.from = map[uint64]bool{}, c.sent.Load()+1
+}
+
+// answer notes which request was answered. Of its number there are 16 bits.
+func (c *Client) answer(low uint16) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen == nil {
+		return
+	}
+	sent := c.sent.Load()
+	sequence := sent&^0xffff | uint64(low)
+	if sequence > sent {
+		sequence -= 1 << 16
+	}
+	c.seen[sequence] = true
+}
+
+// Loss is what became of the requests since the last Reset, but for the last ones,
+// which may be under way: how many were never answered, and the longest run of such.
+// Unlike the time between answers it says nothing of how busy the machine is.
+func (c *Client) Loss(underWay uint64) (sent, lost, run uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := c.sent.Load() - underWay
+	var now uint64
+	for n := c.from; n <= last; n++ {
+		sent++
+		if c.seen[n] {
+			now = 0
+			continue
+		}
+		lost++
+		now++
+		run = max(run, now)
+	}
+	return sent, lost, run
 }
 
 func (c *Client) receive() {
@@ -139,6 +180,7 @@ func (c *Client) receive() {
 				continue
 			}
 			c.received.Add(1)
+			c.answer(binary.BigEndian.Uint16(p[26:]))
 			now := time.Now().UnixNano()
 			if last := c.answered.Swap(now); last != 0 {
 				c.longest.Store(max(c.longest.Load(), now-last))

@@ -1,0 +1,126 @@
+package fleet
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A peer answers to where the last packet came from. Once the load balancer has
+// forgotten a flow, what its former replica still sends leaves with another source
+// address, of its node, and a peer that no NAT shields follows it there: off the load
+// balancer, and for as long as that replica lives. This file brings such peers back,
+// and finds those that were left behind.
+
+const (
+	// pulledFor is for how long after a peer went to a sibling its packets are taken
+	// for drawn away by what was under way. Longer than the reminders take, by which
+	// the sibling draws it back; and a replica that leaves has reason to be patient.
+	pulledFor        = 300 * time.Millisecond
+	pulledWhileLeave = 1500 * time.Millisecond
+	// orphanedAfter is when the peers of a replica that is gone are called, where they
+	// have not come by themselves: not before the load balancer had its time. It is
+	// tried for as long as remembered.
+	orphanedAfter = 2 * time.Second
+)
+
+// Reminder asks for a packet to a peer that has come to us a moment ago.
+type Reminder struct {
+	After time.Duration
+	Peer  PeerID
+	Index uint32
+}
+
+// remindersOf are sent until whatever the former holder had under way has arrived.
+func remindersOf(s Session) []Reminder {
+	var out []Reminder
+	for _, after := range []time.Duration{30 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond} {
+		out = append(out, Reminder{After: after, Peer: s.Peer, Index: s.Index})
+	}
+	return out
+}
+
+// Remind carries a reminder out, unless the peer has another session by now.
+func (r *Replica) Remind(m Reminder) (e Effects) {
+	s, ok := r.table.Newest(m.Peer)
+	p, isConfigured := r.peers[m.Peer]
+	if !ok || !isConfigured || s.Index != m.Index || !r.isMine(s) {
+		return e
+	}
+	e.Calls = []Call{{Peer: p.PublicKey, Port: s.Port, Nudge: true}}
+	return e
+}
+
+// isPulled reports whether packets of a sibling's session come here because of what
+// we sent last.
+func (r *Replica) isPulled(newest Session, now time.Time) bool {
+	at, ok := r.yielded[newest.Peer]
+	if _, alive := r.members[newest.Holder]; !ok || !alive {
+		return false
+	}
+	patience := pulledFor
+	if r.members[r.self].Draining {
+		patience = pulledWhileLeave
+	}
+	return now.Sub(at) < patience
+}
+
+// tickHandover calls peers whose replica is gone, those that nobody has taken over.
+func (r *Replica) tickHandover(now time.Time, e *Effects) {
+	for id, at := range r.yielded {
+		if now.Sub(at) >= pulledWhileLeave {
+			delete(r.yielded, id)
+		}
+	}
+	for id, at := range r.gone {
+		switch {
+		case at.IsZero():
+			r.gone[id] = now
+		case now.Sub(at) >= remembered:
+			delete(r.gone, id)
+		}
+	}
+	if len(r.gone) == 0 {
+		return
+	}
+	for id, p := range r.peers {
+		s, ok := r.table.Newest(id)
+		if !ok || p.Site || now.Sub(s.Since) >= connectedFor {
+			continue
+		}
+		if at, gone := r.gone[s.Holder]; gone && now.Sub(at) >= orphanedAfter && r.caller(id) == r.self {
+			r.callAt(s, now, e)
+		}
+	}
+}
+
+// callAt calls a peer where it was last seen.
+func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
+	if s.Endpoint == (netip.AddrPort{}) || !r.callingOf(s.Peer, now).isTurn(s.Endpoint, now) {
+		return
+	}
+	e.Calls = append(e.Calls, Call{Peer: r.peers[s.Peer].PublicKey, Port: s.Port, Endpoint: s.Endpoint})
+}
+
+// Offers are the connected peers that a replica that leaves still has, for the
+// siblings that shall call them, by name.
+func (r *Replica) Offers(now time.Time) map[string][]Session {
+	out := map[string][]Session{}
+	for id := range r.peers {
+		s, ok := r.table.Newest(id)
+		if to := r.caller(id); ok && r.isMine(s) && to != r.self && now.Sub(s.Since) < connectedFor {
+			out[r.members[to].Name] = append(out[r.members[to].Name], s)
+		}
+	}
+	return out
+}
+
+// Offered calls peers that a sibling cannot keep.
+func (r *Replica) Offered(sessions []Session, now time.Time) (e Effects) {
+	for _, s := range sessions {
+		newest, ok := r.table.Newest(s.Peer)
+		if _, isConfigured := r.peers[s.Peer]; ok && isConfigured && newest.same(s) && !r.isMine(s) {
+			r.callAt(s, now, &e)
+		}
+	}
+	return e
+}
