@@ -16,8 +16,8 @@ import (
 // is touched but whom the user changed, and none of them makes half a peer.
 func Changes(desired, applied state.Desired) Plan {
 	p := Plan{Firewall: diffFirewall(desired.Firewall, true, &applied)}
-	for i := range desired.Tunnels {
-		want, have := &desired.Tunnels[i], applied.Tunnel(desired.Tunnels[i].Slot)
+	for _, want := range desired.Devices() {
+		have := applied.Tunnel(want.Slot)
 		if have == nil {
 			// Made from nothing, it takes what only Diff asks for: forwarding.
 			p.Forward = append(p.Forward, want.Link.Name)
@@ -29,8 +29,8 @@ func Changes(desired, applied state.Desired) Plan {
 		}
 		p.add(changedTunnel(want, have))
 	}
-	for i := range applied.Tunnels {
-		if have := &applied.Tunnels[i]; desired.Tunnel(have.Slot) == nil {
+	for _, have := range applied.Devices() {
+		if desired.Tunnel(have.Slot) == nil {
 			p.add(Tunnel{Slot: have.Slot, Remove: true, Link: Link{Name: have.Link.Name}})
 		}
 	}

@@ -18,7 +18,8 @@ import (
 // first the firewall, so that no packet passes a device without it.
 type Plan struct {
 	Firewall Firewall
-	// Tunnels in the order of [state.Desired]; those that go come last.
+	// Tunnels in the order of [state.Desired], the interlink after them; those that
+	// go come last.
 	Tunnels []Tunnel
 	// Forward lists the devices to switch IPv4 forwarding on for.
 	Forward []string
@@ -42,6 +43,9 @@ type Link struct {
 	Up                            bool
 	AddAddresses, RemoveAddresses []netip.Prefix
 	AddRoutes, RemoveRoutes       []netip.Prefix
+	// Answers and the devices that they are for; see [state.Link].
+	AddAnswers, RemoveAnswers       []netip.Prefix
+	AddAnswersFor, RemoveAnswersFor []string
 }
 
 // Device patches the WireGuard configuration. Nil and empty fields leave
@@ -103,8 +107,7 @@ func Diff(desired state.Desired, observed state.Observed, applied *state.Desired
 		Firewall: diffFirewall(desired.Firewall, observed.FirewallInPlace, applied),
 		Forward:  diffForwarding(desired, observed),
 	}
-	for i := range desired.Tunnels {
-		want := &desired.Tunnels[i]
+	for _, want := range desired.Devices() {
 		have := observed.Tunnels[want.Slot]
 		p.add(Tunnel{
 			Slot: want.Slot, Link: diffLink(want.Link, have),
@@ -146,11 +149,14 @@ func diffLink(desired state.Link, o state.ObservedTunnel) Link {
 	}
 	l.AddAddresses, l.RemoveAddresses = difference(desired.Addresses, o.Link.Addresses, netip.Prefix.Compare)
 	l.AddRoutes, l.RemoveRoutes = difference(desired.Routes, o.Link.Routes, netip.Prefix.Compare)
+	l.AddAnswers, l.RemoveAnswers = difference(desired.Answers, o.Link.Answers, netip.Prefix.Compare)
+	l.AddAnswersFor, l.RemoveAnswersFor = difference(desired.AnswersFor, o.Link.AnswersFor, strings.Compare)
 	return l
 }
 
 func (l Link) empty() bool {
-	return l.MTU == 0 && !l.Up && len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes) == 0
+	return l.MTU == 0 && !l.Up && len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes) == 0 &&
+		len(l.AddAnswers)+len(l.RemoveAnswers)+len(l.AddAnswersFor)+len(l.RemoveAnswersFor) == 0
 }
 
 func diffForwarding(desired state.Desired, o state.Observed) []string {
@@ -160,8 +166,8 @@ func diffForwarding(desired state.Desired, o state.Observed) []string {
 			out = append(out, name)
 		}
 	}
-	for i := range desired.Tunnels {
-		if name := desired.Tunnels[i].Link.Name; !seen(o.Forwarding, name) {
+	for _, t := range desired.Devices() {
+		if name := t.Link.Name; !seen(o.Forwarding, name) {
 			out = append(out, name) // about to be made
 		}
 	}
@@ -209,11 +215,35 @@ func diffDevice(desired state.Device, observed state.ObservedDevice, last *lastA
 	return d
 }
 
-// sort puts the peers into the order of application.
+// sort puts the peers into the order of application. What one peer loses to another
+// is not taken away first: whoever is given a prefix takes it from its owner, and
+// no packet finds neither.
 func (d Device) sort() {
+	d.keepGiven()
 	slices.SortFunc(d.Peers, func(a, b Peer) int {
 		return cmp.Or(cmp.Compare(a.Operation, b.Operation), strings.Compare(a.Name, b.Name), a.PublicKey.Compare(b.PublicKey))
 	})
+}
+
+// keepGiven leaves out removals of prefixes that another peer is given.
+func (d Device) keepGiven() {
+	given := map[netip.Prefix]bool{}
+	lost := false
+	for i := range d.Peers {
+		lost = lost || len(d.Peers[i].RemoveAllowedIPs) > 0
+	}
+	if !lost {
+		return
+	}
+	for i := range d.Peers {
+		for _, prefix := range d.Peers[i].AllowedIPs {
+			given[prefix] = true
+		}
+	}
+	for i := range d.Peers {
+		p := &d.Peers[i]
+		p.RemoveAllowedIPs = slices.DeleteFunc(slices.Clone(p.RemoveAllowedIPs), func(prefix netip.Prefix) bool { return given[prefix] })
+	}
 }
 
 func (d Device) empty() bool { return d.PrivateKey == nil && d.ListenPort == nil && len(d.Peers) == 0 }
@@ -330,6 +360,7 @@ func diffFirewall(desired state.Firewall, inPlace bool, applied *state.Desired) 
 // sameRules compares everything but the elements of the sets.
 func sameRules(a, b state.Firewall) bool {
 	return a.Interfaces == b.Interfaces && a.ListenPorts == b.ListenPorts && a.Handshakes == b.Handshakes &&
+		a.Interlink == b.Interlink && a.InterlinkPort == b.InterlinkPort && slices.Equal(a.Entry, b.Entry) &&
 		a.Masquerade == b.Masquerade && a.PeerToPeer == b.PeerToPeer && a.IPv6 == b.IPv6
 }
 

@@ -77,6 +77,12 @@ func Build(in Inputs) Desired {
 	}
 	d := Desired{Tunnels: make([]Tunnel, len(ids)), Firewall: firewall}
 	d.Firewall.Handshakes = len(ids) > 1
+	d.Firewall.Entry = in.Fleet.entry()
+	siblings := in.Fleet.linked()
+	passed := in.Fleet.passedOn(siblings)
+	if d.Interlink = in.interlink(peers, siblings, passed); d.Interlink != nil {
+		d.Firewall.Interlink, d.Firewall.InterlinkPort = d.Interlink.Link.Name, d.Interlink.Device.ListenPort
+	}
 	for i, id := range ids {
 		d.Tunnels[i] = Tunnel{
 			Slot: id.Slot,
@@ -90,13 +96,13 @@ func Build(in Inputs) Desired {
 	first := &d.Tunnels[0].Link
 	first.Addresses = slices.SortedFunc(slices.Values(s.Gateway.Server.Addresses), netip.Prefix.Compare)
 	if len(ids) == 1 {
-		first.Routes = routes(s, nil)
+		first.Routes = routes(s, passed)
 		return d
 	}
-	first.Routes = routes(s, in.Moved)
+	first.Routes = routes(s, passed, in.Moved)
 	second := &d.Tunnels[1]
 	second.Link.Addresses = singles(first.Addresses)
-	second.Link.Routes = routesOf(peers, in.Moved)
+	second.Link.Routes = routesOf(peers, in.Moved, passed)
 	second.Device.Peers = calling(peers, s)
 	return d
 }
@@ -207,10 +213,10 @@ func (u Uplink) tunnelMTU(innerIPv6 bool) int {
 
 // routes are the networks that the pools' own routes do not cover, of all peers
 // but some.
-func routes(s *spec.Snapshot, but map[key.Public]bool) []netip.Prefix {
+func routes(s *spec.Snapshot, but ...map[key.Public]bool) []netip.Prefix {
 	var out []netip.Prefix
 	for i := range s.Peers {
-		if but[s.Peers[i].PublicKey] {
+		if len(s.Peers[i].AllowedIPs) == 0 || inAny(but, s.Peers[i].PublicKey) {
 			continue
 		}
 		for _, n := range s.Peers[i].AllowedIPs {
@@ -225,18 +231,23 @@ func routes(s *spec.Snapshot, but map[key.Public]bool) []netip.Prefix {
 	return outermost(out)
 }
 
-// routesOf are all prefixes of some peers.
-func routesOf(peers []Peer, of map[key.Public]bool) []netip.Prefix {
+// routesOf are all prefixes of some peers, but for some of them.
+func routesOf(peers []Peer, of, but map[key.Public]bool) []netip.Prefix {
 	if len(of) == 0 {
 		return nil
 	}
 	var out []netip.Prefix
 	for i := range peers {
-		if of[peers[i].PublicKey] {
+		if of[peers[i].PublicKey] && !but[peers[i].PublicKey] {
 			out = append(out, peers[i].AllowedIPs...)
 		}
 	}
 	return outermost(out)
+}
+
+// inAny reports whether a peer is in one of the sets.
+func inAny(sets []map[key.Public]bool, k key.Public) bool {
+	return slices.ContainsFunc(sets, func(set map[key.Public]bool) bool { return set[k] })
 }
 
 // unique sorts in place and drops repetitions.

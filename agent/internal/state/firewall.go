@@ -25,6 +25,13 @@ type Firewall struct {
 	ListenPorts [2]uint16
 	// Handshakes has the kernel tell of every handshake that was completed.
 	Handshakes bool
+	// Interlink is the device between replicas, and InterlinkPort its UDP port; empty
+	// and zero where there is none.
+	Interlink     string
+	InterlinkPort uint16
+	// Entry are the addresses, one a family, that the cluster's packets for peers get
+	// as their source; mostly there are none.
+	Entry      []netip.Addr
 	Masquerade bool
 	PeerToPeer bool
 	IPv6       bool

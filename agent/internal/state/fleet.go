@@ -20,9 +20,11 @@ type Fleet struct {
 // Sibling is another replica of the same gateway.
 type Sibling struct {
 	Name string
-	// Address of its Pod.
-	Address netip.Addr
-	// LinkKey and LinkPort are of its end of the link.
+	// Address of its Pod, and Second that of the other family in a Pod that has two,
+	// else zero.
+	Address, Second netip.Addr
+	// LinkKey and LinkPort are of its end of the link; without a key it has none, and
+	// gets no packets passed on.
 	LinkKey  key.Public
 	LinkPort uint16
 }
@@ -31,8 +33,8 @@ type Sibling struct {
 type LinkConfig struct {
 	PrivateKey key.Private
 	ListenPort uint16
-	// Address of this Pod.
-	Address netip.Addr
+	// Address of this Pod, and Second that of the other family, or zero.
+	Address, Second netip.Addr
 }
 
 // elsewhere reports whether a sibling serves the peer.

@@ -17,8 +17,23 @@ type Desired struct {
 	// Tunnels is one, or two while a rotation of the server key is under way. The
 	// first has the older key, and the pools' addresses; the second the routes to
 	// those peers that have moved to it.
-	Tunnels  []Tunnel
-	Firewall Firewall
+	Tunnels []Tunnel
+	// Interlink is the device by which replicas pass packets on to each other, nil
+	// where there are no others. Its peers are the siblings.
+	Interlink *Tunnel
+	Firewall  Firewall
+}
+
+// Devices are the tunnels and, where there is one, the interlink.
+func (d *Desired) Devices() []*Tunnel {
+	out := make([]*Tunnel, 0, 3)
+	for i := range d.Tunnels {
+		out = append(out, &d.Tunnels[i])
+	}
+	if d.Interlink != nil {
+		out = append(out, d.Interlink)
+	}
+	return out
 }
 
 // Tunnel returns that of a slot, nil where it has none.
@@ -27,6 +42,9 @@ func (d *Desired) Tunnel(s key.Slot) *Tunnel {
 		if d.Tunnels[i].Slot == s {
 			return &d.Tunnels[i]
 		}
+	}
+	if s == Interlink {
+		return d.Interlink
 	}
 	return nil
 }
@@ -47,6 +65,11 @@ type Link struct {
 	Addresses []netip.Prefix
 	// Routes into the tunnel beside the pools, masked and sorted.
 	Routes []netip.Prefix
+	// Answers are addresses, sorted, that lie behind the device for what comes in by
+	// the devices of AnswersFor, and for nothing else: their routes are in a table of
+	// their own, with a routing rule for each of those devices, sorted by name.
+	Answers    []netip.Prefix
+	AnswersFor []string
 }
 
 // Device is the WireGuard configuration.
