@@ -41,8 +41,8 @@ func (d *device) change(p plan.Tunnel) error {
 }
 
 // addRoutes and removeRoutes change the routes through the link.
-func (d *device) addRoutes(list []netip.Prefix) error    { return d.eachRoute(list, addRoute) }
-func (d *device) removeRoutes(list []netip.Prefix) error { return d.eachRoute(list, removeRoute) }
+func (d *device) addRoutes(list []netip.Prefix) error    { return d.changeRoutes(list, addRoutes) }
+func (d *device) removeRoutes(list []netip.Prefix) error { return d.changeRoutes(list, removeRoutes) }
 
 // removeAddresses comes after the adding: with a link's last address the kernel
 // takes its routes, and with the first of a network the others, unless told
@@ -69,20 +69,29 @@ func (d *device) removeAddresses(p plan.Link) error {
 	return errors.Join(err, d.addRoutes(p.AddRoutes))
 }
 
-func (d *device) eachRoute(list []netip.Prefix, change func(netlink.Link, netip.Prefix) error) error {
+// patch changes peers that are there.
+func (d *device) patch(p plan.Device) error {
+	if len(p.Peers) == 0 {
+		return nil
+	}
+	return d.applying(func() error { return d.configure(p) })
+}
+
+func (d *device) changeRoutes(list []netip.Prefix, change func(netlink.Link, []netip.Prefix) error) error {
 	if len(list) == 0 {
 		return nil
 	}
+	return d.onLink(func(link netlink.Link) error { return change(link, list) })
+}
+
+// onLink runs f with the link while nobody else changes the device.
+func (d *device) onLink(f func(netlink.Link) error) error {
 	return d.applying(func() error {
 		link, err := d.link()
 		if err != nil {
 			return err
 		}
-		var errs []error
-		for _, r := range list {
-			errs = append(errs, change(link, r))
-		}
-		return errors.Join(errs...)
+		return f(link)
 	})
 }
 

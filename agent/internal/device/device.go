@@ -35,6 +35,8 @@ type device struct {
 	backend backend
 	reason  string
 	control *wgctrl.Client
+	// answers says that the routes and rules of [state.Link.Answers] are this device's.
+	answers bool
 
 	peers atomic.Int64 // how many there were the last time that all were read
 

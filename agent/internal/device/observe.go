@@ -22,6 +22,14 @@ func (d *device) observe() (o state.ObservedTunnel, err error) {
 	if o.Link.Routes, err = routes(link); err != nil {
 		return o, err
 	}
+	if d.answers {
+		if o.Link.Answers, err = answers(link); err != nil {
+			return o, err
+		}
+		if o.Link.AnswersFor, err = answersFor(); err != nil {
+			return o, err
+		}
+	}
 	o.Device, err = d.read()
 	return o, err
 }

@@ -109,10 +109,12 @@ func removeAddress(link netlink.Link, p netip.Prefix) error {
 }
 
 // routes lists our routes through the link, masked and sorted.
-func routes(link netlink.Link) ([]netip.Prefix, error) {
-	filter := &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: routeProtocol}
+func routes(link netlink.Link) ([]netip.Prefix, error) { return routesIn(unix.RT_TABLE_MAIN, link) }
+
+func routesIn(table int, link netlink.Link) ([]netip.Prefix, error) {
+	filter := &netlink.Route{LinkIndex: link.Attrs().Index, Protocol: routeProtocol, Table: table}
 	list, err := whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL)
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_OIF|netlink.RT_FILTER_PROTOCOL|netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("listing routes through %s: %w", link.Attrs().Name, err)
@@ -135,49 +137,68 @@ func route(link netlink.Link, p netip.Prefix) *netlink.Route {
 	return r
 }
 
-// addRoute takes a route over from our other tunnel, in one step. The same route
-// through any other link is somebody else's, and is not replaced. It does nothing
-// where we have the route.
-func addRoute(link netlink.Link, p netip.Prefix) error {
-	err := netlink.RouteAdd(route(link, p))
-	if errors.Is(err, unix.EEXIST) {
-		var here, ours bool
-		if here, ours, err = holder(link, p); err == nil {
-			switch {
-			case here:
-				return nil
-			case ours:
-				err = netlink.RouteReplace(route(link, p))
-			default:
-				err = fmt.Errorf("%w: another link has that route, so the network cannot be a peer's", unix.EEXIST)
+// addRoutes takes routes over from our other devices, each in one step. The same
+// route through any other link is somebody else's, and is not replaced. It does
+// nothing where we have a route.
+func addRoutes(link netlink.Link, list []netip.Prefix) error {
+	var errs []error
+	var taken []netip.Prefix
+	for _, p := range list {
+		err := netlink.RouteAdd(route(link, p))
+		if errors.Is(err, unix.EEXIST) {
+			taken = append(taken, p)
+		} else if err != nil {
+			errs = append(errs, addingRoute(link, p, err))
+		}
+	}
+	if len(taken) == 0 {
+		return errors.Join(errs...)
+	}
+	holders, err := holders() // of all: there may be thousands
+	for _, p := range taken {
+		holder, ours := holders[p]
+		switch {
+		case err != nil:
+			errs = append(errs, addingRoute(link, p, err))
+		case !ours:
+			errs = append(errs, addingRoute(link, p, fmt.Errorf("%w: another link has that route, so the network cannot be a peer's", unix.EEXIST)))
+		case holder != link.Attrs().Index:
+			if err := netlink.RouteReplace(route(link, p)); err != nil {
+				errs = append(errs, addingRoute(link, p, err))
 			}
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("adding route %s through %s: %w", p, link.Attrs().Name, err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
-// holder says whose a route is: this link's, or, by its protocol, of a link of ours.
-func holder(link netlink.Link, p netip.Prefix) (here, ours bool, err error) {
-	filter := &netlink.Route{Dst: ipNetOf(p), Protocol: routeProtocol}
+func addingRoute(link netlink.Link, p netip.Prefix, err error) error {
+	return fmt.Errorf("adding route %s through %s: %w", p, link.Attrs().Name, err)
+}
+
+// holders are the indices of the links that our routes lead through.
+func holders() (map[netip.Prefix]int, error) {
+	filter := &netlink.Route{Protocol: routeProtocol}
 	list, err := whole(func() ([]netlink.Route, error) {
-		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_DST|netlink.RT_FILTER_PROTOCOL)
+		return netlink.RouteListFiltered(netlink.FAMILY_ALL, filter, netlink.RT_FILTER_PROTOCOL)
 	})
+	out := make(map[netip.Prefix]int, len(list))
 	for _, r := range list {
-		ours = true
-		here = here || r.LinkIndex == link.Attrs().Index
+		if p, ok := prefixOf(r.Dst); ok {
+			out[p.Masked()] = r.LinkIndex
+		}
 	}
-	return here, ours, err
+	return out, err
 }
 
-// removeRoute does nothing where we lack the route.
-func removeRoute(link netlink.Link, p netip.Prefix) error {
-	if err := netlink.RouteDel(route(link, p)); err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("removing route %s through %s: %w", p, link.Attrs().Name, err)
+// removeRoutes does nothing where we lack a route.
+func removeRoutes(link netlink.Link, list []netip.Prefix) error {
+	var errs []error
+	for _, p := range list {
+		if err := netlink.RouteDel(route(link, p)); err != nil && !errors.Is(err, unix.ESRCH) {
+			errs = append(errs, fmt.Errorf("removing route %s through %s: %w", p, link.Attrs().Name, err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // setForwarding says whether IPv4 packets that come in by the device may be

@@ -17,8 +17,9 @@ import (
 
 // Options say which devices the slots have.
 type Options struct {
-	// Names are those of the network interfaces. A link of such a name, of the data
-	// plane's own type, is ours, whoever made it.
+	// Names are those of the network interfaces, by slot; that of [state.Interlink]
+	// may be missing. A link of such a name, of the data plane's own type, is ours,
+	// whoever made it.
 	Names map[key.Slot]string
 	// First is the slot to open at once; the other one follows as a plan has it.
 	First key.Slot
@@ -28,8 +29,8 @@ type Options struct {
 	Log *slog.Logger
 }
 
-// Tunnels are the devices of both slots, of which mostly one is open. Their
-// methods may be called at the same time; Apply, Close and Remove wait for each
+// Tunnels are the devices of both slots, of which mostly one is open, and the one
+// between replicas. Their methods may be called at the same time; Apply, Close and Remove wait for each
 // other.
 type Tunnels struct {
 	options Options
@@ -47,7 +48,7 @@ type Tunnels struct {
 
 // Open makes the link of the first slot's device, or takes over the one that a
 // predecessor left, with keys, peers and sessions as they are; and so it does with
-// the other one, where that was left. [spec.Auto] takes the kernel's WireGuard, and
+// the others, where they were left. [spec.Auto] takes the kernel's WireGuard, and
 // wireguard-go where there is none. The error names what each data plane lacks; it
 // is [ErrLinkTaken] where a name is somebody else's.
 func Open(o Options) (*Tunnels, error) {
@@ -62,13 +63,21 @@ func Open(o Options) (*Tunnels, error) {
 		options: o, plane: first.backend.plane(), reason: first.reason,
 		devices: map[key.Slot]*device{o.First: first},
 	}
-	if other := o.First.Other(); first.backend.outlives() {
+	for _, other := range slices.Sorted(maps.Keys(o.Names)) {
+		if other == o.First || !first.backend.outlives() {
+			continue
+		}
 		link, err := findLink(o.Names[other], first.backend.kind())
 		if link != nil && err == nil {
 			_, err = t.open(other)
 		}
 		if err != nil { // which matters once it is needed
-			o.Log.Warn("cannot take over the second tunnel", "error", err)
+			o.Log.Warn("cannot take over a device", "slot", string(other), "error", err)
+		}
+	}
+	if _, passesOn := o.Names[state.Interlink]; passesOn && t.device(state.Interlink) == nil {
+		if err := removeRules(); err != nil { // of a predecessor: they lead nowhere, and do no harm
+			o.Log.Warn("cannot remove routing rules that a predecessor left", "error", err)
 		}
 	}
 	return t, nil
@@ -96,6 +105,7 @@ func (t *Tunnels) open(s key.Slot) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
+	d.answers = s == state.Interlink
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.devices[s] = d
@@ -164,8 +174,9 @@ func (t *Tunnels) EachPeer(s key.Slot, visit func(*state.ObservedPeer)) error {
 // fails at one tunnel is a [state.TunnelError]. No peer that the plan does not name
 // is touched.
 //
-// What comes is there on all tunnels before anything goes on any: a route that
-// moves from one to the other, and so the packets that follow it, never have none.
+// What comes is there on all devices before anything goes on any: a route that
+// moves from one to the other, and so the packets that follow it, never have none;
+// and a device that routes lead to knows whose the packets are for as long as they do.
 func (t *Tunnels) Apply(p plan.Plan) error {
 	t.changing.Lock()
 	defer t.changing.Unlock()
@@ -179,13 +190,19 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 		}
 		d, err := t.open(change.Slot)
 		if err == nil {
-			a.changed = append(a.changed, changed{d, change})
+			now, later := change.Device, plan.Device{}
+			if change.Slot == state.Interlink {
+				now, later = now.Later()
+			}
+			a.changed = append(a.changed, changed{d, change, later})
+			change.Device = now
 			err = d.change(change)
 		}
 		a.note(change.Slot, err)
 	}
-	ready := len(a.errs) == 0
-	a.each(func(d *device, l plan.Link) error { return d.addRoutes(l.AddRoutes) })
+	ready := a.ready()
+	a.each(func(c changed) error { return c.addAnswers(c.Link) })
+	a.each(func(c changed) error { return c.addRoutes(c.Link.AddRoutes) })
 	for _, name := range p.Forward {
 		if err := setForwarding(name, true); err != nil {
 			a.errs = append(a.errs, err)
@@ -197,7 +214,7 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 		if !change.Remove {
 			continue
 		}
-		if !ready { // what would take its place is not there
+		if !ready && change.Slot != state.Interlink { // what would take its place is not there
 			return a.join()
 		}
 		if err := t.remove(change.Slot); err != nil {
@@ -207,8 +224,10 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 	}
 	// Not before: where a tunnel takes over the pools of one that goes, the routes
 	// to single peers lead past the route of the same pool that the other still has.
-	a.each(func(d *device, l plan.Link) error { return d.removeAddresses(l) })
-	a.each(func(d *device, l plan.Link) error { return d.removeRoutes(l.RemoveRoutes) })
+	a.each(func(c changed) error { return c.removeAddresses(c.Link) })
+	a.each(func(c changed) error { return c.removeRoutes(c.Link.RemoveRoutes) })
+	a.each(func(c changed) error { return c.removeAnswers(c.Link) })
+	a.each(func(c changed) error { return c.patch(c.later) })
 	return a.join()
 }
 
@@ -221,6 +240,7 @@ type applying struct {
 type changed struct {
 	*device
 	plan.Tunnel
+	later plan.Device
 }
 
 // note keeps an error of a tunnel.
@@ -230,10 +250,15 @@ func (a *applying) note(s key.Slot, err error) {
 	}
 }
 
-func (a *applying) each(f func(*device, plan.Link) error) {
+func (a *applying) each(f func(changed) error) {
 	for _, c := range a.changed {
-		a.note(c.Slot, f(c.device, c.Link))
+		a.note(c.Slot, f(c))
 	}
+}
+
+// ready says that the tunnels are as planned; they do not depend on the interlink.
+func (a *applying) ready() bool {
+	return len(a.errs) == 0 || state.OnlyOf(a.join(), state.Interlink)
 }
 
 func (a *applying) join() error { return errors.Join(a.errs...) }
@@ -250,7 +275,7 @@ func (t *Tunnels) remove(s key.Slot) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.devices, s)
-	return nil
+	return d.forget()
 }
 
 // Close lets go of the devices. The kernel's stay up and serve on, for a
@@ -272,7 +297,7 @@ func (t *Tunnels) Remove() error {
 		errs = append(errs, setForwarding(name, false))
 	}
 	t.forwarded = nil
-	return errors.Join(append(errs, t.leave(func(d *device) error { return errors.Join(d.remove(), d.close()) }))...)
+	return errors.Join(append(errs, t.leave(func(d *device) error { return errors.Join(d.remove(), d.close(), d.forget()) }))...)
 }
 
 func (t *Tunnels) leave(by func(*device) error) error {

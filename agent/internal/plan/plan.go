@@ -86,6 +86,24 @@ type Peer struct {
 	AllowedIPs, RemoveAllowedIPs []netip.Prefix
 }
 
+// Later splits off what is to be done after the routes: prefixes that nobody is
+// given. Until a route leads elsewhere, packets follow it, and the device must know
+// whose they are.
+func (d Device) Later() (now, later Device) {
+	now = d
+	now.Peers = nil
+	for _, p := range d.Peers {
+		if p.Operation == Update && len(p.RemoveAllowedIPs) > 0 {
+			later.Peers = append(later.Peers, Peer{
+				Operation: Update, Name: p.Name, PublicKey: p.PublicKey, RemoveAllowedIPs: p.RemoveAllowedIPs,
+			})
+			p.RemoveAllowedIPs = nil
+		}
+		now.Peers = append(now.Peers, p)
+	}
+	return now, later
+}
+
 // Firewall changes the nftables table.
 type Firewall struct {
 	// Replace makes the table anew, in one transaction with its removal.

@@ -56,6 +56,8 @@ func (p Tunnel) summary(limit int, first bool) []string {
 		{"address removed", p.Link.RemoveAddresses},
 		{"route added", p.Link.AddRoutes},
 		{"route removed", p.Link.RemoveRoutes},
+		{"route of answers added", p.Link.AddAnswers},
+		{"route of answers removed", p.Link.RemoveAnswers},
 	} {
 		for _, prefix := range l.list[:min(limit, len(l.list))] {
 			say("%s %s", l.what, prefix)
@@ -63,6 +65,9 @@ func (p Tunnel) summary(limit int, first bool) []string {
 		if more := len(l.list) - limit; more > 0 {
 			say("%s, %d more", l.what, more)
 		}
+	}
+	if n := len(p.Link.AddAnswersFor) + len(p.Link.RemoveAnswersFor); n > 0 {
+		say("routing rules of answers +%d -%d", len(p.Link.AddAnswersFor), len(p.Link.RemoveAnswersFor))
 	}
 	if p.Device.PrivateKey != nil {
 		say("private key changed, public key now %s", p.Device.PrivateKey.Public())
@@ -96,6 +101,9 @@ func (p Peer) summary() string {
 	}
 	if len(p.AllowedIPs)+len(p.RemoveAllowedIPs) > 0 {
 		fields = append(fields, "allowedIPs")
+	}
+	if len(fields) == 0 { // it lost prefixes to another, which is said of that one
+		return text
 	}
 	return text + " (" + strings.Join(fields, ", ") + ")"
 }
