@@ -36,9 +36,10 @@ func seq(parts ...[]expr.Any) []expr.Any {
 	return out
 }
 
-// inBy, outBy and notOutBy look a device up among the tunnels: a second one comes
+// inBy, outBy and their opposites look a device up among the tunnels: a second one comes
 // and goes without a change of the rules.
 func (at edition) inBy() []expr.Any     { return at.device(expr.MetaKeyIIFNAME, false) }
+func (at edition) notInBy() []expr.Any  { return at.device(expr.MetaKeyIIFNAME, true) }
 func (at edition) outBy() []expr.Any    { return at.device(expr.MetaKeyOIFNAME, false) }
 func (at edition) notOutBy() []expr.Any { return at.device(expr.MetaKeyOIFNAME, true) }
 
@@ -90,11 +91,14 @@ func (f family) echoRequest() []expr.Any {
 // peer's policy in their mark for granted: nft(8) up to 1.0.6 at least cannot
 // list a table in which a looked-up value is part of another look-up. It takes
 // two rules.
-func (f family) fromPeer(at edition) [][]expr.Any {
+func (f family) fromPeer(at edition) [][]expr.Any { return f.lookUp(at, f.sourceOffset) }
+
+// lookUp is for the address at an offset in the header.
+func (f family) lookUp(at edition, offset uint32) [][]expr.Any {
 	var out [][]expr.Any
 	for _, set := range []*nftables.Set{f.hosts(at), f.networks(at)} {
 		out = append(out, seq(isFamily(f), []expr.Any{
-			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: f.sourceOffset, Len: f.bytes},
+			&expr.Payload{DestRegister: register, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.bytes},
 			&expr.Lookup{SourceRegister: register, DestRegister: register, IsDestRegSet: true, SetName: set.Name},
 			&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: register},
 		}))

@@ -1,6 +1,8 @@
 package firewall
 
 import (
+	"net/netip"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/userdata"
@@ -33,6 +35,9 @@ func Reasons() []Reason {
 type switches struct {
 	tunnels    [2]string
 	ports      [2]uint16
+	interlink  string
+	linkPort   uint16
+	entry      [2]netip.Addr
 	handshakes bool
 	masquerade bool
 	peerToPeer bool
@@ -40,14 +45,18 @@ type switches struct {
 }
 
 func switchesOf(f state.Firewall) switches {
-	return switches{
+	s := switches{
 		tunnels:    f.Interfaces,
 		ports:      f.ListenPorts,
+		interlink:  f.Interlink,
+		linkPort:   f.InterlinkPort,
 		handshakes: f.Handshakes,
 		masquerade: f.Masquerade,
 		peerToPeer: f.PeerToPeer,
 		ipv6:       f.IPv6,
 	}
+	copy(s.entry[:], f.Entry)
+	return s
 }
 
 // families are those that peers may use.
@@ -102,34 +111,47 @@ const (
 func (s switches) chains(at edition) []chain {
 	chains := []chain{
 		s.fromPeer(at), s.fromTunnel(at), s.intoTunnel(at), s.peerToGateway(), s.toGateway(at),
-		{
-			name: "forward", kind: nftables.ChainTypeFilter,
-			hook: nftables.ChainHookForward, priority: nftables.ChainPriorityFilter,
-			rules: []rule{
-				{"", seq(at.inBy(), goTo(fromTunnel))},
-				{"", seq(at.outBy(), goTo(intoTunnel))},
-				// Forwarding is on for every device; a Pod with several networks
-				// must not become a router between them.
-				{"none of the tunnel's business", stop(Transit)},
-			},
-		},
-		s.input(at),
-		s.output(at),
-		{
-			name: "segment_size", kind: nftables.ChainTypeFilter,
-			hook: nftables.ChainHookForward, priority: nftables.ChainPriorityMangle,
-			rules: []rule{
-				// The device comes last: it costs every packet a look-up, and SYNs are few.
-				{"path MTU where ICMP gets lost", seq(opensTCP(), at.inBy(), clampSegmentSize())},
-				{"", seq(opensTCP(), at.outBy(), clampSegmentSize())},
-			},
-		},
-		s.postrouting(at),
 	}
+	chains = append(chains, s.interlinkChains(at)...)
+	chains = append(chains, s.forward(at), s.input(at), s.output(at), s.segmentSize(at), s.postrouting(at))
 	if s.handshakes {
 		chains = append(chains, s.responsesOut(at), s.handshakesIn(at))
 	}
 	return chains
+}
+
+// forward sees what passes through the gateway.
+func (s switches) forward(at edition) chain {
+	c := chain{
+		name: "forward", kind: nftables.ChainTypeFilter,
+		hook: nftables.ChainHookForward, priority: nftables.ChainPriorityFilter,
+	}
+	c.add("", seq(at.inBy(), goTo(fromTunnel)))
+	c.add("", seq(at.outBy(), goTo(intoTunnel)))
+	if s.hasInterlink() {
+		c.add("", seq(s.inBySibling(), goTo(fromSibling)))
+		c.add("on the way to a tunnel of a sibling", seq(s.outBySibling(), goTo(intoTunnel)))
+	}
+	// Forwarding is on for every device; a Pod with several networks must not become a
+	// router between them.
+	c.add("none of the tunnel's business", stop(Transit))
+	return c
+}
+
+// segmentSize has TCP make packets that fit.
+func (s switches) segmentSize(at edition) chain {
+	c := chain{
+		name: "segment_size", kind: nftables.ChainTypeFilter,
+		hook: nftables.ChainHookForward, priority: nftables.ChainPriorityMangle,
+	}
+	// The device comes last: it costs every packet a look-up, and SYNs are few.
+	c.add("path MTU where ICMP gets lost", seq(opensTCP(), at.inBy(), clampSegmentSize()))
+	c.add("", seq(opensTCP(), at.outBy(), clampSegmentSize()))
+	if s.hasInterlink() {
+		c.add("", seq(opensTCP(), s.inBySibling(), clampSegmentSize()))
+		c.add("", seq(opensTCP(), s.outBySibling(), clampSegmentSize()))
+	}
+	return c
 }
 
 // fromTunnel sees what peers send through the gateway.
@@ -149,8 +171,13 @@ func (s switches) fromPeer(at edition) chain {
 	if !s.peerToPeer {
 		c.add("routing.peerToPeer is false", seq(at.outBy(), reject(Isolated)))
 	}
+	if s.hasInterlink() {
+		c.add("", seq(s.outBySibling(), goTo(toSibling)))
+	}
 	if s.masquerade {
-		c.add("would keep the peer's own address", seq(flowState(invalid), stop(Invalid)))
+		// What a sibling passes on goes to a peer. A flow that went by here long ago is
+		// one that the kernel does not know what to make of.
+		c.add("would keep the peer's own address", seq(flowState(invalid), s.notInBySibling(), stop(Invalid)))
 	}
 	for _, f := range s.families() {
 		c.add("allowedDestinations", seq(f.granted(at), unmark(), accept()))
@@ -163,11 +190,15 @@ func (s switches) fromPeer(at edition) chain {
 }
 
 // intoTunnel sees what the cluster side sends to peers: answers, and flows of
-// its own to the networks behind them.
+// its own to the networks behind them; and what siblings pass on.
 func (s switches) intoTunnel(at edition) chain {
 	c := chain{name: intoTunnel, rules: s.withoutIPv6()}
 	for _, match := range s.fromPeers(at) {
-		c.add("a peer's address outside the tunnel", seq(match, stop(Spoofed)))
+		if s.hasInterlink() {
+			c.add("", seq(match, goTo(fromOutside)))
+		} else {
+			c.add("a peer's address outside the tunnel", seq(match, stop(Spoofed)))
+		}
 	}
 	return c
 }
@@ -179,7 +210,12 @@ func (s switches) input(at edition) chain {
 		hook: nftables.ChainHookInput, priority: nftables.ChainPriorityFilter,
 	}
 	c.add("", seq(at.inBy(), goTo(toGateway)))
-	for _, port := range s.ports {
+	ports := s.ports[:]
+	if s.hasInterlink() {
+		c.add("", seq(s.inBySibling(), goTo(siblingToGateway)))
+		ports = append(ports[:len(ports):len(ports)], s.linkPort)
+	}
+	for _, port := range ports {
 		c.add("WireGuard knows its peers by key", seq(udpTo(port), accept()))
 	}
 	for _, match := range s.fromPeers(at) {
@@ -226,6 +262,7 @@ func (s switches) postrouting(at edition) chain {
 		name: "postrouting", kind: nftables.ChainTypeNAT,
 		hook: nftables.ChainHookPostrouting, priority: nftables.ChainPriorityNATSource,
 	}
+	s.entrySource(&c, at)
 	if s.masquerade {
 		for _, match := range s.fromPeers(at) {
 			// By whichever device the route leads to.
