@@ -147,9 +147,17 @@ func (p *Plan) add(t Tunnel) {
 	}
 }
 
-// Without is the plan but for one tunnel.
-func (p Plan) Without(s key.Slot) Plan {
-	p.Tunnels = slices.DeleteFunc(slices.Clone(p.Tunnels), func(t Tunnel) bool { return t.Slot == s })
+// Without is the plan but for some tunnels.
+func (p Plan) Without(slots ...key.Slot) Plan {
+	var kept []Tunnel
+	for _, t := range p.Tunnels {
+		if !slices.Contains(slots, t.Slot) {
+			kept = append(kept, t)
+			continue
+		}
+		p.Forward = slices.DeleteFunc(slices.Clone(p.Forward), func(name string) bool { return name == t.Link.Name })
+	}
+	p.Tunnels = kept
 	return p
 }
 

@@ -99,11 +99,12 @@ func (r *Reconciler) follow() bool {
 	}
 	r.inputs.Now, r.inputs.Moved, r.inputs.Fleet = r.Now(), r.moved, r.fleet()
 	r.desired = state.Build(r.inputs)
-	if err := r.apply(plan.Changes(r.desired, *r.applied)); err != nil {
+	noLink := r.interlinkError != nil // and is being tried again
+	if err := r.apply(r.withoutFault(plan.Changes(r.desired, *r.applied))); err != nil {
 		r.Log.Warn("cannot move routes alone, comparing everything", "error", err)
 		return false
 	}
-	return r.secondError == nil
+	return r.secondError == nil && (noLink || r.interlinkError == nil)
 }
 
 // fleet is what the other replicas do.
@@ -197,22 +198,6 @@ func (r *Reconciler) second() (s key.Slot, ok bool) {
 		return "", false
 	}
 	return r.desired.Tunnels[1].Slot, true
-}
-
-// spare keeps an error that is of the second tunnel alone, and returns any other.
-// The port or the name may be somebody else's, or memory short: the clients of the
-// key that is in force have nothing to do with that.
-func (r *Reconciler) spare(err error) error {
-	slot, ok := r.second()
-	if err == nil || !ok || !state.OnlyOf(err, slot) {
-		return err
-	}
-	if r.toldOfSecond != err.Error() {
-		r.toldOfSecond = err.Error()
-		r.Log.Warn("cannot answer to the next server key, trying again", "error", err)
-	}
-	r.secondError = err
-	return nil
 }
 
 // observe reads the system. Whatever cannot be seen does not count as there.

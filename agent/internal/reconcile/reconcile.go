@@ -111,6 +111,9 @@ type Reconciler struct {
 	// serves on, and so this is no error of the run.
 	secondError  error
 	toldOfSecond string // the last such error that was logged
+	// interlinkError is why packets are not passed on to other replicas.
+	interlinkError  error
+	toldOfInterlink string
 	// announced is the public key that was last said to be in force.
 	announced key.Public
 	resolver  *resolver
@@ -203,7 +206,7 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 		}
 		keys.Reset(r.untilNextKey())
 		retry = nil
-		if r.runError != nil || r.secondError != nil {
+		if r.runError != nil || r.secondError != nil || r.interlinkError != nil {
 			retry = time.After(backoff.next())
 		} else {
 			backoff.reset()

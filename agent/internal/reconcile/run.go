@@ -210,7 +210,7 @@ func (r *Reconciler) converge(ctx context.Context) ([]string, error) {
 	if err := r.lookAnew(); err != nil {
 		return nil, fmt.Errorf("observe the device: %w", err)
 	}
-	r.secondError = nil
+	r.secondError, r.interlinkError = nil, nil
 	inputs := state.Inputs{Snapshot: r.snapshot, Now: r.Now(), Moved: r.moved, Resolved: resolved, Uplink: r.uplink, Fleet: r.fleet()}
 	if !inputs.Same(r.inputs) {
 		r.inputs, r.desired = inputs, state.Build(inputs)
@@ -277,25 +277,6 @@ func (r *Reconciler) apply(p plan.Plan) error {
 	r.keepApplied()
 	r.tableInDoubt = false
 	return nil
-}
-
-// keepApplied notes what is in force: all that is desired, but a second tunnel that
-// has a fault.
-func (r *Reconciler) keepApplied() {
-	desired := r.desired // a copy: a later run builds r.desired anew
-	if r.secondError != nil {
-		desired.Tunnels = desired.Tunnels[:1]
-	}
-	r.applied = &desired
-}
-
-// withoutFault is a plan without a second tunnel that has a fault: the next run
-// tries again.
-func (r *Reconciler) withoutFault(p plan.Plan) plan.Plan {
-	if slot, ok := r.second(); ok && r.secondError != nil {
-		return p.Without(slot)
-	}
-	return p
 }
 
 // fingerprint tells two readings of the files apart.

@@ -107,7 +107,7 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 	}
 	off := ""
 	for name, on := range o.Forwarding {
-		if !on {
+		if !on && name != state.InterlinkName(&r.snapshot.Gateway) {
 			off = name
 		}
 	}
@@ -136,7 +136,21 @@ func (r *Reconciler) conditions() []telemetry.Condition {
 		}
 		conditions = append(conditions, second)
 	}
+	if d.Interlink != nil || r.interlinkError != nil {
+		conditions = append(conditions, r.linkCondition())
+	}
 	return conditions
+}
+
+// linkCondition says whether packets for peers of other replicas get there.
+func (r *Reconciler) linkCondition() telemetry.Condition {
+	c := telemetry.Condition{Name: "link", OK: r.interlinkError == nil, Informational: true}
+	if !c.OK {
+		c.Detail = "packets are not passed on to other replicas: " + r.interlinkError.Error()
+		return c
+	}
+	c.Detail = fmt.Sprintf("packets are passed on to %d other replicas", len(r.desired.Interlink.Device.Peers))
+	return c
 }
 
 // tunnelFaults is what the tunnels lack, in words; empty where they lack nothing.
