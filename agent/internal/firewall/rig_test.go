@@ -92,13 +92,14 @@ func (s space) do(t testing.TB, f func() error) {
 // a WireGuard device is.
 //
 //	peers t0 ── wg0 gateway uplink0 ── c0 cluster
+//	                wg0l ── s0 sibling
 //
-// Packets are injected and caught at t0 and c0.
+// Packets are injected and caught at t0, c0 and s0.
 type rig struct {
-	peers, gateway, cluster space
-	firewall                *Firewall
-	ends                    map[side]*end
-	serial                  uint32
+	peers, gateway, cluster, sibling space
+	firewall                         *Firewall
+	ends                             map[side]*end
+	serial                           uint32
 }
 
 // side is an end of the gateway.
@@ -107,6 +108,7 @@ type side string
 const (
 	tunnel  side = "tunnel"
 	cluster side = "cluster"
+	sibling side = "sibling"
 )
 
 // Addresses of the rig.
@@ -120,9 +122,10 @@ const (
 func newRig(t testing.TB) *rig {
 	t.Helper()
 	need(t)
-	r := &rig{peers: newSpace(t), gateway: newSpace(t), cluster: newSpace(t), ends: map[side]*end{}}
+	r := &rig{peers: newSpace(t), gateway: newSpace(t), cluster: newSpace(t), sibling: newSpace(t), ends: map[side]*end{}}
 	r.connect(t, r.peers, "t0", "wg0")
 	r.connect(t, r.cluster, "c0", "uplink0")
+	r.connect(t, r.sibling, "s0", "wg0l")
 	r.gateway.do(t, func() error {
 		for path, value := range map[string]string{
 			"ipv4/conf/all/forwarding":         "1",
@@ -131,6 +134,8 @@ func newRig(t testing.TB) *rig {
 			"ipv4/conf/wg0/rp_filter":          "0",
 			"ipv4/conf/uplink0/rp_filter":      "0",
 			"ipv4/conf/all/send_redirects":     "0",
+			"ipv4/conf/wg0l/rp_filter":         "0",
+			"ipv4/conf/wg0l/send_redirects":    "0",
 			"ipv4/conf/wg0/send_redirects":     "0",
 			"ipv4/conf/uplink0/send_redirects": "0",
 			"ipv4/icmp_ratelimit":              "0",
@@ -144,6 +149,7 @@ func newRig(t testing.TB) *rig {
 			address("wg0", gatewayTunnel4+"/16"), address("wg0", gatewayTunnel6+"/64"), mtu("wg0", tunnelMTU),
 			address("uplink0", gatewayUplink4+"/24"), address("uplink0", gatewayUplink6+"/64"),
 			route("wg0", "192.168.50.0/24"), route("uplink0", "0.0.0.0/0"), route("uplink0", "::/0"),
+			route("wg0l", dave4+"/32"), route("wg0l", siblingPod4+"/32"),
 		)
 	})
 	r.gateway.do(t, func() (err error) {
@@ -153,6 +159,7 @@ func newRig(t testing.TB) *rig {
 	r.gateway.do(t, addForeignTable)
 	r.ends[tunnel] = newEnd(t, r.peers, "t0")
 	r.ends[cluster] = newEnd(t, r.cluster, "c0")
+	r.ends[sibling] = newEnd(t, r.sibling, "s0")
 	return r
 }
 
@@ -280,7 +287,7 @@ func (r *rig) send(t testing.TB, from side, p packet) []catch {
 	}
 	last := sentinel(r.serial)
 	to := cluster
-	if from == cluster {
+	if from != tunnel {
 		to = tunnel
 		last.src, last.dst = last.dst, last.src
 	}
@@ -303,16 +310,19 @@ func (r *rig) send(t testing.TB, from side, p packet) []catch {
 		}
 		note(to, b)
 	}
-	for {
-		b, err := r.ends[from].read(unix.MSG_DONTWAIT)
-		if errors.Is(err, unix.EAGAIN) {
-			return out
+	for at, e := range r.ends {
+		for at != to {
+			b, err := e.read(unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			if err != nil {
+				t.Fatalf("read at the %s: %v", at, err)
+			}
+			note(at, b)
 		}
-		if err != nil {
-			t.Fatalf("read at the %s: %v", from, err)
-		}
-		note(from, b)
 	}
+	return out
 }
 
 // sentinel is a packet that is always let through, from the tunnel's side.
@@ -355,6 +365,7 @@ type outcome string
 const (
 	toCluster outcome = "to the cluster"
 	toTunnel  outcome = "to the tunnel"
+	passedOn  outcome = "to the sibling"
 	answered  outcome = "answered" // by the gateway itself
 	rejected  outcome = "rejected" // with an ICMP error, administratively prohibited
 	dropped   outcome = "dropped"
@@ -377,6 +388,8 @@ func (r *rig) outcome(t testing.TB, from side, p packet) (outcome, packet) {
 	switch through := caught[0].at != from || got.dst == p.dst; {
 	case through && caught[0].at == cluster:
 		return toCluster, got
+	case through && caught[0].at == sibling:
+		return passedOn, got
 	case through:
 		return toTunnel, got
 	case got.prohibited():
