@@ -78,9 +78,8 @@ func Build(in Inputs) Desired {
 	d := Desired{Tunnels: make([]Tunnel, len(ids)), Firewall: firewall}
 	d.Firewall.Handshakes = len(ids) > 1
 	d.Firewall.Entry = in.Fleet.entry()
-	siblings := in.Fleet.linked()
-	passed := in.Fleet.passedOn(siblings)
-	if d.Interlink = in.interlink(peers, siblings, passed); d.Interlink != nil {
+	passed := in.Fleet.passing()
+	if d.Interlink = in.interlink(peers, &passed); d.Interlink != nil {
 		d.Firewall.Interlink, d.Firewall.InterlinkPort = d.Interlink.Link.Name, d.Interlink.Device.ListenPort
 	}
 	for i, id := range ids {
@@ -96,13 +95,13 @@ func Build(in Inputs) Desired {
 	first := &d.Tunnels[0].Link
 	first.Addresses = slices.SortedFunc(slices.Values(s.Gateway.Server.Addresses), netip.Prefix.Compare)
 	if len(ids) == 1 {
-		first.Routes = routes(s, passed)
+		first.Routes = routes(s, &passed, nil)
 		return d
 	}
-	first.Routes = routes(s, passed, in.Moved)
+	first.Routes = routes(s, &passed, in.Moved)
 	second := &d.Tunnels[1]
 	second.Link.Addresses = singles(first.Addresses)
-	second.Link.Routes = routesOf(peers, in.Moved, passed)
+	second.Link.Routes = routesOf(peers, in.Moved, &passed)
 	second.Device.Peers = calling(peers, s)
 	return d
 }
@@ -212,11 +211,15 @@ func (u Uplink) tunnelMTU(innerIPv6 bool) int {
 }
 
 // routes are the networks that the pools' own routes do not cover, of all peers
-// but some.
-func routes(s *spec.Snapshot, but ...map[key.Public]bool) []netip.Prefix {
+// but some, and those that packets are passed on for.
+func routes(s *spec.Snapshot, passed *passing, but map[key.Public]bool) []netip.Prefix {
 	var out []netip.Prefix
 	for i := range s.Peers {
-		if len(s.Peers[i].AllowedIPs) == 0 || inAny(but, s.Peers[i].PublicKey) {
+		k := s.Peers[i].PublicKey
+		if len(s.Peers[i].AllowedIPs) == 0 || but[k] {
+			continue
+		}
+		if _, elsewhere := passed.to(k); elsewhere {
 			continue
 		}
 		for _, n := range s.Peers[i].AllowedIPs {
@@ -231,23 +234,21 @@ func routes(s *spec.Snapshot, but ...map[key.Public]bool) []netip.Prefix {
 	return outermost(out)
 }
 
-// routesOf are all prefixes of some peers, but for some of them.
-func routesOf(peers []Peer, of, but map[key.Public]bool) []netip.Prefix {
+// routesOf are all prefixes of some peers, but of those that packets are passed on for.
+func routesOf(peers []Peer, of map[key.Public]bool, passed *passing) []netip.Prefix {
 	if len(of) == 0 {
 		return nil
 	}
 	var out []netip.Prefix
 	for i := range peers {
-		if of[peers[i].PublicKey] && !but[peers[i].PublicKey] {
+		if !of[peers[i].PublicKey] {
+			continue
+		}
+		if _, elsewhere := passed.to(peers[i].PublicKey); !elsewhere {
 			out = append(out, peers[i].AllowedIPs...)
 		}
 	}
 	return outermost(out)
-}
-
-// inAny reports whether a peer is in one of the sets.
-func inAny(sets []map[key.Public]bool, k key.Public) bool {
-	return slices.ContainsFunc(sets, func(set map[key.Public]bool) bool { return set[k] })
 }
 
 // unique sorts in place and drops repetitions.

@@ -52,36 +52,41 @@ func (f *Fleet) linked() []Sibling {
 	return out
 }
 
-// passedOn are the peers that packets are passed on for, nil for none. Of a sibling
-// that cannot be reached, nothing is known but that it holds them: they stay where
-// they are.
-func (f *Fleet) passedOn(to []Sibling) map[key.Public]bool {
-	if len(to) == 0 {
-		return nil
-	}
-	reachable := places(to)
-	out := make(map[key.Public]bool, len(f.Elsewhere))
-	for k, name := range f.Elsewhere {
-		if _, ok := reachable[name]; ok {
-			out[k] = true
-		}
-	}
-	return out
+// passing says which peers packets are passed on for. Its zero value has none.
+type passing struct {
+	elsewhere map[key.Public]string
+	siblings  []Sibling
+	places    map[string]int // of the siblings, by name
 }
 
-// places finds siblings in a list by name.
-func places(list []Sibling) map[string]int {
-	out := make(map[string]int, len(list))
-	for i := range list {
-		out[list[i].Name] = i
+// passing has no peers of a sibling that cannot be reached: of those nothing is known
+// but that it holds them, and they stay where they are.
+func (f *Fleet) passing() passing {
+	p := passing{siblings: f.linked()}
+	if len(p.siblings) == 0 {
+		return p
 	}
-	return out
+	p.elsewhere, p.places = f.Elsewhere, make(map[string]int, len(p.siblings))
+	for i := range p.siblings {
+		p.places[p.siblings[i].Name] = i
+	}
+	return p
+}
+
+// to is the place of the sibling that holds a peer.
+func (p *passing) to(k key.Public) (i int, ok bool) {
+	name, ok := p.elsewhere[k]
+	if ok {
+		i, ok = p.places[name]
+	}
+	return i, ok
 }
 
 // interlink is the device between replicas, nil without siblings to reach. A
 // packet for a peer goes to the sibling that holds it, and only from that one may
 // packets with the peer's address come.
-func (in Inputs) interlink(peers []Peer, siblings []Sibling, passed map[key.Public]bool) *Tunnel {
+func (in Inputs) interlink(peers []Peer, passed *passing) *Tunnel {
+	siblings := passed.siblings
 	if len(siblings) == 0 {
 		return nil
 	}
@@ -103,14 +108,14 @@ func (in Inputs) interlink(peers []Peer, siblings []Sibling, passed map[key.Publ
 	if len(t.Link.Addresses) == 0 {
 		t.Link.Addresses = singles(slices.SortedFunc(slices.Values(g.Server.Addresses), netip.Prefix.Compare))
 	}
-	t.Link.Routes = routesOf(peers, passed, nil)
-	held, place := make([][]netip.Prefix, len(siblings)), places(siblings)
+	held := make([][]netip.Prefix, len(siblings))
 	for i := range peers {
-		if k := peers[i].PublicKey; passed[k] {
-			to := place[in.Fleet.Elsewhere[k]]
+		if to, ok := passed.to(peers[i].PublicKey); ok {
 			held[to] = append(held[to], peers[i].AllowedIPs...)
+			t.Link.Routes = append(t.Link.Routes, peers[i].AllowedIPs...)
 		}
 	}
+	t.Link.Routes = outermost(t.Link.Routes)
 	for i := range siblings {
 		s := &siblings[i]
 		pod := hosts(s.Address, s.Second)
