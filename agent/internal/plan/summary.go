@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
 // Summary says in words what the plan does: names of peers and of fields,
@@ -20,7 +22,7 @@ func (p Plan) Summary(limit int) []string {
 		say("firewall sources +%d -%d, grants +%d -%d", len(p.Firewall.AddSources), len(p.Firewall.RemoveSources), len(p.Firewall.AddGrants), len(p.Firewall.RemoveGrants))
 	}
 	for i, t := range p.Tunnels {
-		for _, line := range t.summary(limit, i == 0) {
+		for _, line := range t.summary(limit, i == 0 && t.Slot != state.Interlink) {
 			if !slices.Contains(out, line) { // peers are the same on both
 				out = append(out, line)
 			}

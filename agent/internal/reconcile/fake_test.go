@@ -90,6 +90,8 @@ func (f *fakeTunnel) apply(p plan.Tunnel) {
 	}
 	f.Link.Addresses = patch(f.Link.Addresses, p.Link.AddAddresses, p.Link.RemoveAddresses)
 	f.Link.Routes = patch(f.Link.Routes, p.Link.AddRoutes, p.Link.RemoveRoutes)
+	f.Link.Answers = patch(f.Link.Answers, p.Link.AddAnswers, p.Link.RemoveAnswers)
+	f.Link.AnswersFor = append(f.Link.AnswersFor, p.Link.AddAnswersFor...)
 	if p.Device.PrivateKey != nil {
 		f.Device.PrivateKey = *p.Device.PrivateKey
 	}

@@ -33,3 +33,20 @@ func TestOnlyOf(t *testing.T) {
 		t.Errorf("%v does not wrap %v", green, plain)
 	}
 }
+
+func TestOf(t *testing.T) {
+	plain := errors.New("plain")
+	blue, green := &TunnelError{key.Blue, plain}, &TunnelError{key.Green, errors.New("of green")}
+	joined := fmt.Errorf("device: %w", errors.Join(blue, green, fmt.Errorf("x: %w", green), plain))
+	if got := Of(joined, key.Green); got == nil || got.Error() != "of green\nof green" {
+		t.Errorf("of green: %v", got)
+	}
+	for _, err := range []error{nil, plain, errors.Join(), Of(joined, Interlink)} {
+		if got := Of(err, key.Green); got != nil {
+			t.Errorf("%v: %v, want nothing", err, got)
+		}
+	}
+	if both := errors.Join(green, &TunnelError{Interlink, plain}); !OnlyOf(both, key.Green, Interlink) || OnlyOf(both, Interlink) {
+		t.Errorf("%v is of two tunnels", both)
+	}
+}

@@ -1,0 +1,84 @@
+package reconcile
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
+)
+
+// linkedFleet has one sibling, which holds one peer.
+type linkedFleet struct{ *state.Fleet }
+
+func (f *linkedFleet) Configure(*spec.Snapshot) {}
+
+func (f *linkedFleet) State() *state.Fleet { return f.Fleet }
+
+func (f *linkedFleet) Changed() <-chan struct{} { return nil }
+
+func (f *linkedFleet) Calls() <-chan state.Call { return nil }
+
+func newLinkedFleet(held ...key.Public) *linkedFleet {
+	f := &state.Fleet{
+		Elsewhere: map[key.Public]string{},
+		Siblings:  []state.Sibling{{Name: "b", Address: netip.MustParseAddr("10.244.0.2"), LinkKey: key.Public{1}, LinkPort: 51840}},
+		Link:      &state.LinkConfig{PrivateKey: key.NewPrivate([key.Len]byte{7}), ListenPort: 51840, Address: netip.MustParseAddr("10.244.0.1")},
+	}
+	for _, k := range held {
+		f.Elsewhere[k] = "b"
+	}
+	return &linkedFleet{f}
+}
+
+// TestInterlinkFails: that there is no link to other replicas costs no tunnel, holds up
+// no change of who holds whom, and is told.
+func TestInterlinkFails(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
+	r.Fleet = newLinkedFleet()
+	r.device.refuse = &state.TunnelError{Slot: state.Interlink, Err: errors.New("port 51840: in use")}
+	r.step()
+	r.want("ready", r.Status().Ready(), true)
+	r.want("failing conditions", r.failing(), []string{"link"})
+	r.want("run error", r.runError, error(nil))
+	if !strings.Contains(r.detail("link"), "port 51840: in use") {
+		t.Errorf("detail %q", r.detail("link"))
+	}
+	r.want("peers", len(r.device.blue().Device.Peers), 2)
+	r.Fleet = newLinkedFleet(publicKey(2))
+	r.want("who holds whom is followed", r.follow(), true)
+	for _, p := range r.desired.Tunnels[0].Device.Peers {
+		r.want("elsewhere", p.Elsewhere, p.PublicKey == publicKey(2))
+	}
+	r.device.refuse = nil
+	r.step()
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.want("siblings", len(r.device.at(state.Interlink).Device.Peers), 1)
+	r.want("routes", len(r.device.at(state.Interlink).Link.Routes), 1)
+	r.Fleet = newLinkedFleet()
+	r.want("it comes back", r.follow(), true)
+	r.want("routes then", len(r.device.at(state.Interlink).Link.Routes), 0)
+	r.Fleet = nil
+	r.step()
+	if _, there := r.device.tunnels[state.Interlink]; there {
+		t.Error("the link stays without siblings")
+	}
+	r.want("condition", r.detail("link"), "no condition link")
+}
+
+// TestInterlinkFailsLate: where a change breaks it, the next run tries again at once.
+func TestInterlinkFailsLate(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, ""))
+	r.Fleet = newLinkedFleet()
+	r.step()
+	r.want("failing conditions", r.failing(), []string(nil))
+	r.device.refuse = &state.TunnelError{Slot: state.Interlink, Err: errors.New("no buffers")}
+	r.Fleet = newLinkedFleet(publicKey(2))
+	r.want("followed", r.follow(), false)
+	r.step()
+	r.want("failing conditions", r.failing(), []string{"link"})
+	r.want("run error", r.runError, error(nil))
+}
