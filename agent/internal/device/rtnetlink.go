@@ -141,10 +141,15 @@ func route(link netlink.Link, p netip.Prefix) *netlink.Route {
 // route through any other link is somebody else's, and is not replaced. It does
 // nothing where we have a route.
 func addRoutes(link netlink.Link, list []netip.Prefix) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE) // one socket for all: there may be thousands
+	if err != nil {
+		return fmt.Errorf("adding routes through %s: %w", link.Attrs().Name, err)
+	}
+	defer h.Close()
 	var errs []error
 	var taken []netip.Prefix
 	for _, p := range list {
-		err := netlink.RouteAdd(route(link, p))
+		err := h.RouteAdd(route(link, p))
 		if errors.Is(err, unix.EEXIST) {
 			taken = append(taken, p)
 		} else if err != nil {
@@ -154,7 +159,7 @@ func addRoutes(link netlink.Link, list []netip.Prefix) error {
 	if len(taken) == 0 {
 		return errors.Join(errs...)
 	}
-	holders, err := holders() // of all: there may be thousands
+	holders, err := holders()
 	for _, p := range taken {
 		holder, ours := holders[p]
 		switch {
@@ -163,7 +168,7 @@ func addRoutes(link netlink.Link, list []netip.Prefix) error {
 		case !ours:
 			errs = append(errs, addingRoute(link, p, fmt.Errorf("%w: another link has that route, so the network cannot be a peer's", unix.EEXIST)))
 		case holder != link.Attrs().Index:
-			if err := netlink.RouteReplace(route(link, p)); err != nil {
+			if err := h.RouteReplace(route(link, p)); err != nil {
 				errs = append(errs, addingRoute(link, p, err))
 			}
 		}
@@ -192,9 +197,14 @@ func holders() (map[netip.Prefix]int, error) {
 
 // removeRoutes does nothing where we lack a route.
 func removeRoutes(link netlink.Link, list []netip.Prefix) error {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("removing routes through %s: %w", link.Attrs().Name, err)
+	}
+	defer h.Close()
 	var errs []error
 	for _, p := range list {
-		if err := netlink.RouteDel(route(link, p)); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := h.RouteDel(route(link, p)); err != nil && !errors.Is(err, unix.ESRCH) {
 			errs = append(errs, fmt.Errorf("removing route %s through %s: %w", p, link.Attrs().Name, err))
 		}
 	}
