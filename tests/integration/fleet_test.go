@@ -38,7 +38,7 @@ func newSquad(t *testing.T, n int, plan netns.Plan, c gateway.Config) *squad {
 	for i := range n + spares {
 		where = append(where, topology.PodIP(i).String())
 	}
-	c.Values += "\nextraArgs: [\"--fleet-join=" + strings.Join(where, ",") + "\"]\n"
+	c.Values += "\nextraArgs: [\"--fleet-join=" + strings.Join(where, ",") + "\", \"--fleet-link-port=51840\"]\n"
 	s := &squad{world: &world{Topology: topology}, options: gateway.Options{Config: c, PrivateKey: key}}
 	s.balancer = netns.NewBalancer(topology, netip.AddrPortFrom(topology.PublicIP(), gateway.Port))
 	for range n {

@@ -22,7 +22,7 @@ import (
 
 // fleetOptions are the flags of a gateway that is one of several replicas.
 type fleetOptions struct {
-	port           uint16
+	port, linkPort uint16
 	join           []string
 	podName, podIP string
 }
@@ -30,17 +30,24 @@ type fleetOptions struct {
 func (o *fleetOptions) register(f *pflag.FlagSet) {
 	f.Uint16Var(&o.port, "fleet-port", 0, "TCP and UDP port, at --pod-ip, for messages of the gateway's other replicas; 0: there are none")
 	f.StringSliceVar(&o.join, "fleet-join", nil, "where to find them: names, which are looked up again and again, or IP addresses, with or without a port")
+	f.Uint16Var(&o.linkPort, "fleet-link-port", 0, "UDP port, at --pod-ip, by which replicas pass packets for each other's peers on, encrypted; 0: they do not")
 	f.StringVar(&o.podName, "pod-name", "", "the Pod's name, by which replicas know each other")
 	f.StringVar(&o.podIP, "pod-ip", "", "the Pod's IP address")
 }
 
 func (o *fleetOptions) check() error {
 	if o.port == 0 {
+		if o.linkPort != 0 {
+			return errors.New("--fleet-link-port takes --fleet-port: without it nobody knows of other replicas")
+		}
 		return nil
 	}
 	var errs []error
 	if _, err := o.address(); err != nil {
 		errs = append(errs, fmt.Errorf("--pod-ip=%s: not an IP address, which --fleet-port takes; use the Pod's, such as 10.244.1.7", o.podIP))
+	}
+	if o.linkPort == o.port {
+		errs = append(errs, fmt.Errorf("--fleet-link-port=%d: is that of --fleet-port; use another one, such as 51840", o.linkPort))
 	}
 	if o.podName == "" {
 		errs = append(errs, errors.New("--pod-name is missing, which --fleet-port takes: replicas know each other by name"))
@@ -52,6 +59,30 @@ func (o *fleetOptions) check() error {
 func (o *fleetOptions) address() (netip.AddrPort, error) {
 	a, err := netip.ParseAddr(o.podIP)
 	return netip.AddrPortFrom(a, o.port), err
+}
+
+// link is this replica's end of the link to the others; nil where there is none. Its
+// key lives as long as the process, and is never written anywhere.
+func (o *fleetOptions) link(g *spec.Gateway) (*state.LinkConfig, error) {
+	if o.linkPort == 0 {
+		return nil, nil
+	}
+	for _, slot := range []key.Slot{key.Blue, key.Green} {
+		if port := g.ListenPort(slot); port == o.linkPort {
+			return nil, fmt.Errorf("--fleet-link-port=%d: WireGuard's clients have that port (slot %s); use another one, such as 51840", port, slot)
+		}
+	}
+	address, err := o.address()
+	return &state.LinkConfig{PrivateKey: key.GeneratePrivate(), ListenPort: o.linkPort, Address: address.Addr()}, err
+}
+
+// deviceNames are those of the devices that this gateway may have.
+func (o *fleetOptions) deviceNames(g *spec.Gateway) map[key.Slot]string {
+	names := map[key.Slot]string{key.Blue: g.Interface(key.Blue), key.Green: g.Interface(key.Green)}
+	if o.port != 0 {
+		names[state.Interlink] = state.InterlinkName(g)
+	}
+	return names
 }
 
 // replicas is this replica's part in the fleet.
@@ -74,13 +105,17 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 		return nil, err
 	}
 	g := &initial.Gateway
+	link, err := o.fleet.link(g)
+	if err != nil {
+		return nil, err
+	}
 	sessions, err := firewall.NewSessions([]uint16{g.ListenPort(key.Blue), g.ListenPort(key.Green)}, log)
 	if err != nil {
 		return nil, fmt.Errorf("a gateway of several replicas has to see WireGuard's handshakes (CONFIG_NFT_LOG): %w", err)
 	}
 	f, err := fleet.Start(ctx, fleet.Options{
 		Name: o.fleet.podName, Address: address, Join: o.fleet.join,
-		Initial: initial, Inherited: inherited, Watch: sessions.Watch, Log: log,
+		Initial: initial, Inherited: inherited, Link: link, Watch: sessions.Watch, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, sessions.Remove())

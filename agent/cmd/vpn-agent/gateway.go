@@ -19,7 +19,6 @@ import (
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/device"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/reconcile"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
@@ -116,7 +115,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 	}
 	gateway := initial.Gateway
 	dev, err := device.Open(device.Options{
-		Names: map[key.Slot]string{key.Blue: gateway.Interface(key.Blue), key.Green: gateway.Interface(key.Green)},
+		Names: o.fleet.deviceNames(&gateway),
 		First: state.Identities(initial, time.Now())[0].Slot, DataPlane: gateway.Server.DataPlane, Log: log,
 	})
 	if err != nil {
