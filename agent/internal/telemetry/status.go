@@ -14,7 +14,7 @@ import (
 // Condition is one thing that readiness depends on.
 type Condition struct {
 	// Name: config (informational), key, device, port, forwarding, firewall,
-	// serving (false while draining and before the first run), nextKey and
+	// serving (false while draining and before the first run), nextKey, link and
 	// externalSecrets (informational, where there are such).
 	Name string `json:"name"`
 	OK   bool   `json:"ok"`
