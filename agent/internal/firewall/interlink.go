@@ -105,6 +105,10 @@ func (f family) toPeer(at edition) [][]expr.Any {
 // then, and siblings take no packets with others from us. It is not masquerading, by
 // which the kernel ends a flow whose way out changes (nf_nat_oif_changed,
 // net/netfilter/nf_nat_core.c): here that is what happens when the peer moves.
+//
+// Where peers are not masqueraded, it is for what leaves by the interlink alone: what
+// comes from the cluster's side may then be an answer to a peer, which has to keep its
+// source where that can be.
 func (s switches) entrySource(c *chain, at edition) {
 	if s.hasInterlink() {
 		for _, match := range s.fromPeers(at) {
@@ -118,6 +122,9 @@ func (s switches) entrySource(c *chain, at edition) {
 		f := familyOf(a)
 		if s.hasInterlink() {
 			c.add("to a peer that a sibling holds", seq(s.outBySibling(), isFamily(f), f.sourceNAT(a)))
+		}
+		if !s.masquerade {
+			continue // it may be an answer to what a peer opened with its own address
 		}
 		// Only what is passed through has come in by a device.
 		through := compare(&expr.Meta{Key: expr.MetaKeyIIF, Register: register}, expr.CmpOpNeq, make([]byte, 4))

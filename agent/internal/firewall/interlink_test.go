@@ -23,6 +23,8 @@ func withDave(s *spec.Snapshot) {
 
 func withDaveAndPeerToPeer(s *spec.Snapshot) { withDave(s); s.Gateway.Routing.PeerToPeer = true }
 
+func withDaveUnmasqueraded(s *spec.Snapshot) { withDave(s); s.Gateway.Routing.Masquerade = false }
+
 func fleetOf(s *spec.Snapshot) *state.Fleet {
 	dave := s.Peers[len(s.Peers)-1].PublicKey
 	return &state.Fleet{
@@ -86,6 +88,11 @@ func TestInterlink(t *testing.T) {
 			{"sibling's peer to a port that it may not", sibling, udp(dave4, alice4, 1235), rejected, "", Destination},
 			{"peer to a peer elsewhere, checked there", tunnel, udp(alice4, dave4, 80), passedOn, "", none},
 			{"sibling's peer to the cluster", sibling, udp(dave4, host4, 80), dropped, "", Transit},
+		}},
+		{"peers keep their addresses", withDaveUnmasqueraded, []row{
+			{"cluster to a peer elsewhere", cluster, udp(host4, dave4, 80), passedOn, gatewayUplink4, none},
+			{"cluster to a peer here", cluster, tcp(host4, carol4, 80), toTunnel, "", none},
+			{"peer to the cluster", tunnel, udp(alice4, host4, 80), toCluster, "", none},
 		}},
 	} {
 		t.Run(group.name, func(t *testing.T) {

@@ -178,7 +178,6 @@ type client struct {
 	private key.Private
 	address netip.Addr
 	control *wgctrl.Client
-	server  *wgtypes.Key
 }
 
 func newClient(t *testing.T, s space, address netip.Addr) *client {
