@@ -86,6 +86,7 @@ func (c *statusCollector) Describe(out chan<- *prometheus.Desc) {
 		case id == stoppedPackets: // of stoppedCollector
 		case id == externalSecrets: // of externalCollector
 		case id >= fleetMembers && id <= fleetRefusedMessages: // of fleetCollector
+		case id == readinessMarked, id == readinessRefused: // of ReadinessCounters
 		case id >= dumpOK: // of exposition
 		default:
 			out <- d

@@ -98,6 +98,9 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	RegisterFleet(reg, fakeFleet, func() FleetCounts {
 		return FleetCounts{Adopted: 2, RefusedPackets: map[string]uint64{"late": 1}, RefusedMessages: map[string]uint64{"malformed": 3}}
 	})
+	readiness := NewReadinessCounters(reg)
+	readiness.Marked()
+	readiness.Refused("minority")
 	instruments := NewInstruments(reg)
 	return &metricsServer{instruments, NewHandler(Options{
 		Status: func() Status { return s },
