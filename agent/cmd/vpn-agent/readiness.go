@@ -9,7 +9,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
-	"k8s.io/client-go/rest"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/readiness"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
@@ -63,11 +62,7 @@ func startReadiness(ctx context.Context, o readinessOptions, r replicas, log *sl
 		close(done)
 		return done, nil
 	}
-	config, err := rest.InClusterConfig()
-	if err != nil {
-		return nil, fmt.Errorf("--readiness-gate: %w; run it in a Pod whose service account token is mounted", err)
-	}
-	client, err := readiness.NewClient(config, readiness.ClientOptions{Namespace: o.podNamespace, Lease: o.lease})
+	client, err := readiness.InCluster(readiness.ClientOptions{Namespace: o.podNamespace, Lease: o.lease})
 	if err != nil {
 		return nil, fmt.Errorf("--readiness-gate: %w", err)
 	}

@@ -38,8 +38,16 @@ type Client struct {
 	client rest.Interface
 }
 
-// NewClient prepares for requests and makes none. In a Pod the configuration is
-// [rest.InClusterConfig]'s.
+// InCluster is [NewClient] for the service account of the Pod that this runs in.
+func InCluster(o ClientOptions) (*Client, error) {
+	config, err := rest.InClusterConfig()
+	if err != nil {
+		return nil, fmt.Errorf("%w; run it in a Pod whose service account token is mounted", err)
+	}
+	return NewClient(config, o)
+}
+
+// NewClient prepares for requests and makes none.
 func NewClient(config *rest.Config, o ClientOptions) (*Client, error) {
 	version := schema.GroupVersion{Version: "v1"}
 	scheme := runtime.NewScheme()

@@ -103,7 +103,7 @@ func (a access) SetLease(_ context.Context, l Lease) (Lease, error) {
 	}
 	version, _ := strconv.Atoi(l.Version)
 	l.Version = strconv.Itoa(version + 1)
-	a.cluster.lease = l
+	a.lease = l
 	a.writes = append(a.writes, a.who+" lease="+l.Holder)
 	return l, nil
 }

@@ -30,8 +30,8 @@
 {{- $writes := or $makes (include "vpn-gateway.rotations" . | fromJsonArray) -}}
 {{- if and $writes .Values.rbac.create (not .Values.serviceAccount.create) -}}
 {{- if ne (include "vpn-gateway.serviceAccountName" .) "default" -}}
-{{- if .Values.externalSecrets.enabled }}
-serviceAccount.create is false, so that the gateway and the Jobs are one ServiceAccount, and with externalSecrets.enabled the gateway has its token, by which it could write Secrets; set serviceAccount.create to true
+{{- if include "vpn-gateway.usesToken" . }}
+serviceAccount.create is false, so that the gateway and the Jobs are one ServiceAccount, and with {{ .Values.externalSecrets.enabled | ternary "externalSecrets.enabled" "fleet.readinessGate.enabled" }} the gateway has its token, by which it could write Secrets; set serviceAccount.create to true
 {{- end -}}
 {{- else if $makes }}
 serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret
