@@ -56,7 +56,6 @@ func fetch(more string) string {
 var externalKnobs = []knob{
 	{"externalSecrets.enabled", fetch(""), fetchedKey, ".spec.target.name", "vpn-gateway-key-external"},
 	{"externalSecrets.enabled", fetch(""), deployment, gateway + ".args[5]", "--external-secrets=vpn-gateway-key-external"},
-	{"externalSecrets.enabled", fetch(""), deployment, pod + ".automountServiceAccountToken", "true"},
 	{"externalSecrets.refreshInterval", fetch("refreshInterval: 10s"), fetchedKey, ".spec.refreshInterval", "10s"},
 	{"externalSecrets.refreshPolicy", fetch("refreshPolicy: OnChange"), fetchedKey, ".spec.refreshPolicy", "OnChange"},
 	{"externalSecrets.creationPolicy", fetch("creationPolicy: Orphan"), fetchedKey, ".spec.target.creationPolicy", "Orphan"},
@@ -157,15 +156,18 @@ func TestExternalMounts(t *testing.T) {
 }
 
 // The gateway may look at its ExternalSecrets, by name, and has a token for that
-// and for that only.
+// where it has none anyway.
 func TestExternalRights(t *testing.T) {
-	r := render(t, everything+external)
+	r := render(t, everything+external+"fleet: {enabled: false}")
 	names := []string{"vpn-gateway-key-external", "psk-x", "peers-x", "peers-y", "peers-z"}
 	want := []rbacv1.PolicyRule{{APIGroups: []string{"external-secrets.io"}, Resources: []string{"externalsecrets"}, ResourceNames: names, Verbs: []string{"get"}}}
 	if diff := cmp.Diff(want, get[*rbacv1.Role](t, r, "vpn-gateway").Rules); diff != "" {
 		t.Errorf("rules (-want +got):\n%s", diff)
 	}
 	template := get[*appsv1.Deployment](t, r, "").Spec.Template.Spec
+	if !*template.AutomountServiceAccountToken {
+		t.Error("the token is not mounted")
+	}
 	binding := get[*rbacv1.RoleBinding](t, r, "vpn-gateway")
 	if diff := cmp.Diff([]rbacv1.Subject{{Kind: "ServiceAccount", Name: template.ServiceAccountName, Namespace: "default"}}, binding.Subjects); diff != "" {
 		t.Errorf("subjects (-want +got):\n%s", diff)

@@ -141,7 +141,7 @@ var knobs = []knob{
 	{"extraContainers", "extraContainers: [{name: more}]", deployment, pod + ".containers[1].name", "more"},
 	{"extraInitContainers", "extraInitContainers: [{name: more}]", deployment, pod + ".initContainers[0].name", "more"},
 
-	{"serviceAccount.create", "serviceAccount: {create: false, name: mine}", "Job", pod + ".serviceAccountName", "mine"},
+	{"serviceAccount.create", "{serviceAccount: {create: false, name: mine}, fleet: {readinessGate: {enabled: false}}}", "Job", pod + ".serviceAccountName", "mine"},
 	{"serviceAccount.create", "{serviceAccount: {create: false}, rbac: {create: false}}", deployment, pod + ".serviceAccountName", "default"},
 	{"serviceAccount.name", "serviceAccount: {name: mine}", "ServiceAccount/mine", ".metadata.name", "mine"},
 	{"serviceAccount.name", "serviceAccount: {name: mine}", deployment, pod + ".serviceAccountName", "mine"},
@@ -192,7 +192,7 @@ var knobs = []knob{
 	{"networkPolicy.httpFrom", "networkPolicy: {enabled: true, httpFrom: [], extraIngress: [{from: [{podSelector: {}}]}]}", policy, ".spec.ingress[1]", `{"from":[{"podSelector":{}}]}`},
 	{"networkPolicy.extraIngress", "networkPolicy: {enabled: true, extraIngress: [{ports: [{port: 1}]}]}", policy, ".spec.ingress[2].ports[0].port", "1"},
 	{"networkPolicy.egress", "networkPolicy: {enabled: true, egress: [{ports: [{port: 53}]}]}", policy, ".spec.egress", `[{"ports":[{"port":53}]}]`},
-	{"networkPolicy.egress", "networkPolicy: {enabled: true, egress: []}", policy, ".spec.egress", "[]"},
+	{"networkPolicy.egress", "{networkPolicy: {enabled: true, egress: []}, fleet: {enabled: false}}", policy, ".spec.egress", "[]"},
 	{"extraObjects", "extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-more'}}]", "ConfigMap/vpn-gateway-more", ".metadata.name", "vpn-gateway-more"},
 	{"extraObjects", "extraObjects: ['{apiVersion: v1, kind: ConfigMap, metadata: {name: {{ .Release.Name }}-more}}']", "ConfigMap/vpn-gateway-more", ".metadata.name", "vpn-gateway-more"},
 }
@@ -227,7 +227,7 @@ func monitorKnobs() []knob {
 }
 
 func allKnobs() []knob {
-	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, monitorKnobs())
+	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, monitorKnobs())
 }
 
 // Every knob turns what it is said to turn, and that was not so before.

@@ -7,7 +7,7 @@ var keyRefusals = []refusal{
 		`peersFrom.existingSecrets[0] "b" is named by presharedKeys.existingSecrets[0] too; name each Secret once`,
 		`peersFrom.existingSecrets[1] "a" is named by server.privateKey.existingSecret too; name each Secret once`,
 	}},
-	{"key for the default ServiceAccount", "serviceAccount: {create: false}", []string{
+	{"key for the default ServiceAccount", "{serviceAccount: {create: false}, fleet: {readinessGate: {enabled: false}}}", []string{
 		"serviceAccount.create is false and serviceAccount.name names none, so that the right to read the gateway's key would go to every Pod of the namespace; set serviceAccount.name, or server.privateKey.existingSecret",
 	}},
 
@@ -43,7 +43,7 @@ var keyRefusals = []refusal{
 	{"labels that select, of the rotation's Pods", "keyRotation: {podLabels: {app.kubernetes.io/name: x}}", []string{
 		"keyRotation.podLabels has app.kubernetes.io/name, by which the gateway's Pods are selected; remove it (nameOverride changes the name)",
 	}},
-	{"rotation by the default ServiceAccount", "{serviceAccount: {create: false}, server: {privateKey: {existingSecret: mine}}, keyRotation: {enabled: true}}", []string{
+	{"rotation by the default ServiceAccount", "{serviceAccount: {create: false}, server: {privateKey: {existingSecret: mine}}, keyRotation: {enabled: true}, fleet: {enabled: false}}", []string{
 		"serviceAccount.create is false and serviceAccount.name names none, so that the right to rotate keys would go to every Pod of the namespace; set serviceAccount.name",
 	}},
 	{"gateway with the Jobs' rights", "{serviceAccount: {create: false, name: mine}, externalSecrets: {enabled: true, secretStoreRef: {name: vault}, peers: [{name: p, remoteKey: a}]}}", []string{

@@ -157,7 +157,7 @@ var refusals = []refusal{
 }
 
 func TestRefusals(t *testing.T) {
-	for _, c := range slices.Concat(refusals, keyRefusals) {
+	for _, c := range slices.Concat(refusals, fleetRefusals, keyRefusals) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, c.values)})
 			if err == nil {
