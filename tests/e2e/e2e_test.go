@@ -47,6 +47,7 @@ func TestCluster(t *testing.T) {
 		{"Disruption", testDisruption},
 		{"GitOps", testGitOps},
 		{"PodSecurity", testPodSecurity},
+		{"ReadinessGate", testReadinessGate},
 		{"Values", testValues},
 	}
 	for _, s := range scenarios {

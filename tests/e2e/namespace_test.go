@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -46,6 +47,16 @@ func (c *cluster) namespace(t *testing.T, name string, labels map[string]string)
 	t.Cleanup(func() {
 		if err := c.client.CoreV1().Namespaces().Delete(context.Background(), made.Name, metav1.DeleteOptions{}); err != nil {
 			t.Error(err)
+		}
+		// The objects of the cluster that a release has do not go with its namespace.
+		policies, name := c.client.AdmissionregistrationV1(), admissionPolicy(made.Name)
+		for _, err := range []error{
+			policies.ValidatingAdmissionPolicyBindings().Delete(context.Background(), name, metav1.DeleteOptions{}),
+			policies.ValidatingAdmissionPolicies().Delete(context.Background(), name, metav1.DeleteOptions{}),
+		} {
+			if err != nil && !apierrors.IsNotFound(err) {
+				t.Error(err)
+			}
 		}
 	})
 	c.collectLogs(t, made.Name)
@@ -193,6 +204,8 @@ func ofScenario(o *unstructured.Unstructured) bool {
 	case "IPAddress": // one for each Service
 		namespace, _, _ := unstructured.NestedString(o.Object, "spec", "parentRef", "namespace")
 		return strings.HasPrefix(namespace, "e2e-")
+	case "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding":
+		return strings.HasPrefix(o.GetName(), admissionPolicy("e2e-"))
 	}
 	return false
 }

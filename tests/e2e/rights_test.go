@@ -18,10 +18,16 @@ import (
 	"k8s.io/client-go/rest"
 )
 
+// ofFleet are the rights that the gateway has for the readiness gates.
+func ofFleet() []string {
+	return []string{"get /pods ", "patch /pods/status ", "get,patch coordination.k8s.io/leases " + release + "-fleet"}
+}
+
 // checkRights compares all that the two ServiceAccounts may with what they need:
-// the Job one Secret and one ConfigMap by name, the gateway nothing.
+// the Job one Secret and one ConfigMap by name, the gateway what the readiness gates
+// take.
 func (g *gateway) checkRights(t *testing.T) {
-	g.grants(t, release)
+	g.grants(t, release, ofFleet()...)
 	g.grants(t, keySecret, "get,patch /secrets "+keySecret, "get,patch /configmaps "+publishedKeys)
 }
 
@@ -99,9 +105,6 @@ func (g *gateway) checkProcess(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("/proc/PID/status of the agent (-want +got):\n%s", diff)
-	}
-	if _, err := os.Stat(filepath.Join(root, "root", "var", "run", "secrets")); !os.IsNotExist(err) {
-		t.Errorf("a token is mounted into the gateway (%v)", err)
 	}
 	mounts := mountsOf(t, root)
 	for _, target := range []string{"/", "/proc/sys", "/etc/vpn-gateway/config", "/etc/vpn-gateway/key"} {
