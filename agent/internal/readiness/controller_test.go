@@ -259,6 +259,7 @@ func TestRun(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		go func() { a.Run(ctx); close(ended) }()
 		time.Sleep(time.Second)
+		synctest.Wait() // sleeping alone does not order what is read below
 		if got, holder := c.ready(), c.lease.Holder; got != "a" || holder != "a" {
 			t.Errorf("in service %q, Lease of %q, want a and a", got, holder)
 		}
@@ -270,9 +271,11 @@ func TestRun(t *testing.T) {
 		}
 		a.members["b"] = Member{Name: "b", State: Dead, Since: time.Now().Add(1)}
 		time.Sleep(time.Second)
+		synctest.Wait() // sleeping alone does not order what is read below
 		c.pods["b"].Ready = statusTrue
 		changes <- struct{}{}
 		time.Sleep(time.Second)
+		synctest.Wait() // sleeping alone does not order what is read below
 		cancel()
 		<-ended
 		want := []string{"a lease=a", "a b serving=False Ready=False", "a lease=", "a lease=a", "a b serving=False Ready=False", "a lease="}
