@@ -3,10 +3,13 @@
 VERSION  := $(shell sed -n 's/^appVersion: *"\{0,1\}\([^"]*\).*/\1/p' charts/vpn-gateway/Chart.yaml)
 REVISION := $(shell git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 CREATED  := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
-IMAGE    := ghcr.io/cloud-native-vpn/vpn-gateway:$(VERSION)
-ARCHIVE  := $(CURDIR)/dist/vpn-gateway-$(VERSION).tar
 REGISTRY ?= ghcr.io/cloud-native-vpn
+# The adapter has a thousand packages: to build it cold takes minutes for each of these.
+PLATFORMS ?= linux/amd64 linux/arm64
 FUZZTIME ?= 30s
+
+# What is linted and formatted; the tools' modules have no code.
+MODULES := . agent/cmd/vpn-metrics-adapter ci/image tests/cluster tests/externalsecrets
 
 # The same flags for every binary of a release: equal sources, equal bytes.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
@@ -25,33 +28,46 @@ help: ## List the commands
 build: ## Build bin/vpn-agent, static, for this machine
 	$(GOBUILD) -o bin/vpn-agent ./agent/cmd/vpn-agent
 
-.PHONY: image
-image: ## Build the container image for amd64 and arm64 as an OCI archive in dist/
-	GOOS=linux GOARCH=amd64 $(GOBUILD) -o bin/linux-amd64/vpn-agent ./agent/cmd/vpn-agent
-	GOOS=linux GOARCH=arm64 $(GOBUILD) -o bin/linux-arm64/vpn-agent ./agent/cmd/vpn-agent
-	@go run -C ci/image . build -name $(IMAGE) -output $(ARCHIVE) -created $(CREATED) \
-		-platform linux/amd64 -platform linux/arm64 -entrypoint /vpn-agent \
-		-file '$(CURDIR)/bin/{os}-{arch}/vpn-agent:/vpn-agent:0755' \
+# image-archive NAME BINARY DESCRIPTION: an image of one static binary.
+archive = $(CURDIR)/dist/$(1)-$(VERSION).tar
+define image-archive
+	@go run -C ci/image . build -name ghcr.io/cloud-native-vpn/$(1):$(VERSION) -output $(call archive,$(1)) -created $(CREATED) \
+		$(foreach platform,$(PLATFORMS),-platform $(platform)) -entrypoint /$(2) \
+		-file '$(CURDIR)/bin/{os}-{arch}/$(2):/$(2):0755' \
 		-ca-certificates /etc/ssl/certs/ca-certificates.crt \
-		-label org.opencontainers.image.title=vpn-gateway \
-		-label 'org.opencontainers.image.description=WireGuard gateway for Kubernetes that never drops a tunnel' \
+		-label org.opencontainers.image.title=$(1) \
+		-label 'org.opencontainers.image.description=$(3)' \
 		-label org.opencontainers.image.source=https://github.com/cloud-native-vpn/vpn-gateway \
 		-label org.opencontainers.image.licenses=Apache-2.0 \
 		-label org.opencontainers.image.version=$(VERSION) \
 		-label org.opencontainers.image.revision=$(REVISION)
+endef
+# os-arch, as in linux-amd64, with GOOS and GOARCH set for it: for-platforms COMMAND
+for-platforms = @for platform in $(PLATFORMS); do \
+	export GOOS=$${platform%/*} GOARCH=$${platform\#*/}; $(1) || exit 1; done
+
+.PHONY: image image-gateway image-adapter
+image: image-gateway image-adapter ## Build the container images for amd64 and arm64 as OCI archives in dist/
+image-gateway:
+	$(call for-platforms,$(GOBUILD) -o bin/$$GOOS-$$GOARCH/vpn-agent ./agent/cmd/vpn-agent)
+	$(call image-archive,vpn-gateway,vpn-agent,WireGuard gateway for Kubernetes that never drops a tunnel)
+image-adapter:
+	$(call for-platforms,(cd agent/cmd/vpn-metrics-adapter && $(GOBUILD) -o $(CURDIR)/bin/$$GOOS-$$GOARCH/vpn-metrics-adapter .))
+	$(call image-archive,vpn-metrics-adapter,vpn-metrics-adapter,Connections of a vpn-gateway for the HorizontalPodAutoscaler)
 
 .PHONY: push
-push: image ## Push the image to REGISTRY=registry.example.com/team
-	@go run -C ci/image . push -archive $(ARCHIVE) -registry $(REGISTRY)
+push: image ## Push the images to REGISTRY=registry.example.com/team
+	@for name in vpn-gateway vpn-metrics-adapter; do \
+		go run -C ci/image . push -archive $(CURDIR)/dist/$$name-$(VERSION).tar -registry $(REGISTRY) || exit 1; done
 
 .PHONY: deps
 deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
 	@go run ./tests/deps -vm
 
-.PHONY: test test-unit test-integration test-image test-cluster test-externalsecrets
+.PHONY: test test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
 test: ## Run every test that needs no cluster
 	@go run ./tests/deps -try -vm
-	@$(MAKE) -k test-unit test-integration test-image test-cluster test-externalsecrets
+	@$(MAKE) -k test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
 # By itself: what it measures would suffer from other tests beside it. Never from
@@ -60,6 +76,9 @@ test-integration:
 	@$(GOTEST) -name integration -- -count=1 -timeout 20m ./tests/integration/...
 test-image:
 	@$(GOTEST) -name image -C ci/image -- ./...
+# With the flags of the image, which is then built of the same packages.
+test-adapter:
+	@CGO_ENABLED=0 $(GOTEST) -name adapter -C agent/cmd/vpn-metrics-adapter -- -trimpath ./...
 test-cluster:
 	@$(GOTEST) -name cluster -C tests/cluster -- ./internal/...
 # What the chart renders for External Secrets, against that controller's own code.
@@ -94,7 +113,7 @@ demo-down: ## Remove everything that demo-cluster made
 
 .PHONY: lint lint-selftest
 lint: lint-selftest ## Check the code, the floors of the design and the chart
-	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster tests/externalsecrets; do \
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in $(MODULES); do \
 		echo "golangci-lint $$module" && (cd $$module && $$golangci run) || exit 1; done
 	@for values in values/*.yaml; do \
 		echo "helm lint $$values" && $(TOOL) helm lint --strict --quiet charts/vpn-gateway -f $$values || exit 1; done
@@ -104,7 +123,7 @@ lint-selftest:
 
 .PHONY: fmt
 fmt: ## Format the Go code
-	@golangci=$$($(TOOL) -path golangci-lint) && for module in . ci/image tests/cluster tests/externalsecrets; do \
+	@golangci=$$($(TOOL) -path golangci-lint) && for module in $(MODULES); do \
 		(cd $$module && $$golangci fmt) || exit 1; done
 
 .PHONY: docs docs-check

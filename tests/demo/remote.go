@@ -139,7 +139,7 @@ func (r *remote) startCluster(ctx context.Context, progress func(string)) (strin
 
 func (r *remote) loadImage(ctx context.Context, progress func(string)) (string, error) {
 	start := time.Now()
-	if err := r.tools.watched(ctx, progress, "make", "image"); err != nil {
+	if err := r.tools.watched(ctx, progress, "make", "image-gateway"); err != nil {
 		return "", err
 	}
 	archives, err := filepath.Glob(filepath.Join(r.tools.root, "dist", "vpn-gateway-*.tar"))
