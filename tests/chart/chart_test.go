@@ -69,7 +69,7 @@ func scenarios(t *testing.T) map[string]string {
 	for _, f := range files {
 		out[strings.TrimSuffix(filepath.Base(f), ".yaml")] = f
 	}
-	if want := []string{"external-secrets", "key-rotation", "minimal", "nodeport", "production", "site-to-site", "sriov", "vault"}; !cmp.Equal(slices.Sorted(maps.Keys(out)), want) {
+	if want := []string{"autoscaling", "external-secrets", "key-rotation", "minimal", "nodeport", "production", "site-to-site", "sriov", "vault"}; !cmp.Equal(slices.Sorted(maps.Keys(out)), want) {
 		t.Fatalf("values files (-want +got):\n%s", cmp.Diff(want, slices.Sorted(maps.Keys(out))))
 	}
 	return out

@@ -227,7 +227,7 @@ func monitorKnobs() []knob {
 }
 
 func allKnobs() []knob {
-	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, monitorKnobs())
+	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, scalingKnobs, monitorKnobs())
 }
 
 // Every knob turns what it is said to turn, and that was not so before.

@@ -115,7 +115,7 @@ var refusals = []refusal{
 		"autoscaling.minReplicas 7 is greater than autoscaling.maxReplicas 5; raise the one or lower the other",
 	}},
 	{"percentage of nothing", "{autoscaling: {enabled: true}, resources: {requests: null}}", []string{
-		"autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, or autoscaling.metrics",
+		"autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, autoscaling.metric.source or autoscaling.metrics",
 	}},
 	{"budget with both", "podDisruptionBudget: {minAvailable: 0, maxUnavailable: 1}", []string{
 		"podDisruptionBudget has both minAvailable 0 and maxUnavailable 1, and Kubernetes takes one; remove one",
@@ -157,7 +157,7 @@ var refusals = []refusal{
 }
 
 func TestRefusals(t *testing.T) {
-	for _, c := range slices.Concat(refusals, fleetRefusals, keyRefusals) {
+	for _, c := range slices.Concat(refusals, fleetRefusals, keyRefusals, scalingRefusals) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, c.values)})
 			if err == nil {
@@ -308,7 +308,10 @@ func TestMisspeltKeys(t *testing.T) {
 		"keyRotation.resources.requests", "keyRotation.podAnnotations", "keyRotation.podLabels", "externalSecrets.secretStore.provider",
 		"externalSecrets.privateKey.template", "externalSecrets.pushSecret.metadata",
 		"keyJob.resources.requests", "keyJob.podAnnotations", "keyJob.podLabels", "service.annotations", "service.labels",
-		"service.sessionAffinityConfig", "autoscaling.behavior", "metrics.serviceMonitor.labels",
+		"service.sessionAffinityConfig", "autoscaling.behavior", "autoscaling.metric.custom.selector",
+		"autoscaling.metric.keda.fallback", "autoscaling.metric.keda.annotations", "autoscaling.metric.adapter.resources.requests",
+		"autoscaling.metric.adapter.podAnnotations", "autoscaling.metric.adapter.podLabels", "autoscaling.metric.adapter.apiServiceAnnotations",
+		"metrics.serviceMonitor.labels",
 		"metrics.serviceMonitor.annotations", "metrics.podMonitor.labels", "metrics.podMonitor.annotations",
 	}
 	var closed int

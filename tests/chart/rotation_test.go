@@ -229,7 +229,8 @@ func TestSchedules(t *testing.T) {
 }
 
 // Every Role names the objects that it is about, except of Pods, which have no
-// names beforehand; and it has no verb that could not be held to a name.
+// names beforehand; and it has no verb that could not be held to a name. The
+// metrics adapter's rights are in TestAdapterRights.
 func TestRolesNameObjects(t *testing.T) {
 	ofPods := []rbacv1.PolicyRule{ // of the gateway; TestAdmissionPolicy
 		{APIGroups: []string{""}, Resources: []string{"pods"}, Verbs: []string{"get"}},
@@ -239,6 +240,9 @@ func TestRolesNameObjects(t *testing.T) {
 	var seen int
 	check := func(source string, annotates bool, r *chart.Rendered) {
 		for _, o := range r.Objects {
+			if strings.HasPrefix(o.Template, "templates/metrics-") {
+				continue
+			}
 			if o.Kind == "ClusterRole" || o.Kind == "ClusterRoleBinding" {
 				t.Errorf("%s: %s %s is for all namespaces", source, o.Kind, o.Name)
 			}

@@ -22,6 +22,16 @@ app.kubernetes.io/name: {{ include "vpn-gateway.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
+{{/* The same as key=value,… */}}
+{{- define "vpn-gateway.selector" -}}
+{{- $labels := include "vpn-gateway.selectorLabels" . | fromYaml -}}
+{{- $selector := list -}}
+{{- range $name := keys $labels | sortAlpha -}}
+{{- $selector = append $selector (printf "%s=%s" $name (get $labels $name)) -}}
+{{- end -}}
+{{- join "," $selector -}}
+{{- end -}}
+
 {{/*
 The two labels that name an object. Takes root and, for Pods that are not the gateway, role:
 it goes into the name, so that no selector takes them for gateways.
@@ -29,7 +39,7 @@ it goes into the name, so that no selector takes them for gateways.
 {{- define "vpn-gateway.nameLabels" -}}
 {{- $labels := include "vpn-gateway.selectorLabels" .root | fromYaml -}}
 {{- with .role -}}
-{{- $_ := set $labels "app.kubernetes.io/name" (printf "%s-%s" (include "vpn-gateway.name" $.root | trunc 58) .) -}}
+{{- $_ := set $labels "app.kubernetes.io/name" (printf "%s-%s" (include "vpn-gateway.name" $.root | trunc (sub 62 (len .) | int) | trimSuffix "-") .) -}}
 {{- end -}}
 {{- toYaml $labels -}}
 {{- end -}}
@@ -45,7 +55,7 @@ replaces no Pod. Takes root, labels and role (see nameLabels).
 
 {{/*
 Metadata of an object. Takes root, and optionally suffix (of the name), name, namespace,
-role (see nameLabels), component (a label), labels and annotations.
+clusterWide (it has none), role (see nameLabels), component (a label), labels and annotations.
 */}}
 {{- define "vpn-gateway.metadata" -}}
 {{- $root := .root -}}
@@ -58,7 +68,9 @@ role (see nameLabels), component (a label), labels and annotations.
 {{- $_ := set $labels "app.kubernetes.io/component" . -}}
 {{- end -}}
 name: {{ .name | default (printf "%s%s" (include "vpn-gateway.fullname" $root) $suffix) | quote }}
+{{- if not .clusterWide }}
 namespace: {{ .namespace | default (include "vpn-gateway.namespace" $root) | quote }}
+{{- end }}
 labels:
   {{- toYaml (merge $labels (deepCopy (.labels | default dict)) (deepCopy ($root.Values.commonLabels | default dict))) | nindent 2 }}
 {{- with merge (deepCopy (.annotations | default dict)) (deepCopy ($root.Values.commonAnnotations | default dict)) }}
@@ -68,10 +80,14 @@ annotations:
 {{- end -}}
 
 {{- define "vpn-gateway.image" -}}
-{{- $image := .Values.image -}}
-{{- with (.Values.global | default dict).imageRegistry | default $image.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
-{{- if or $image.tag (not $image.digest) }}:{{ $image.tag | default .Chart.AppVersion }}{{ end -}}
-{{- with $image.digest }}@{{ . }}{{ end -}}
+{{- include "vpn-gateway.imageOf" (dict "root" . "image" .Values.image) -}}
+{{- end -}}
+
+{{/* Reference of an image. Takes root and image, values as those of image. */}}
+{{- define "vpn-gateway.imageOf" -}}
+{{- with (.root.Values.global | default dict).imageRegistry | default .image.registry }}{{ . }}/{{ end }}{{ .image.repository -}}
+{{- if or .image.tag (not .image.digest) }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end -}}
+{{- with .image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
 {{- define "vpn-gateway.serviceAccountName" -}}

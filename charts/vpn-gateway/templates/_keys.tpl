@@ -154,12 +154,7 @@ cut gets a hash, so that two long ones stay two. Takes root and suffix.
 {{- end -}}
 {{- $args = append $args (printf "--preshared-secrets=%s" (join "," $preshared)) -}}
 {{- if .rotation.annotatePods -}}
-{{- $labels := include "vpn-gateway.selectorLabels" .root | fromYaml -}}
-{{- $selector := list -}}
-{{- range $name := keys $labels | sortAlpha -}}
-{{- $selector = append $selector (printf "%s=%s" $name (get $labels $name)) -}}
-{{- end -}}
-{{- $args = append $args (printf "--annotate-pods=%s" (join "," $selector)) -}}
+{{- $args = append $args (printf "--annotate-pods=%s" (include "vpn-gateway.selector" .root)) -}}
 {{- end -}}
 {{- toYaml $args -}}
 {{- end -}}

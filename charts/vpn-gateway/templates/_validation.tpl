@@ -105,8 +105,8 @@ service.healthCheckNodePort {{ . }} is for type LoadBalancer with externalTraffi
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
 autoscaling.minReplicas {{ int $scaling.minReplicas }} is greater than autoscaling.maxReplicas {{ int $scaling.maxReplicas }}; raise the one or lower the other
 {{- end -}}
-{{- if and (not $scaling.metrics) (not (dig "requests" "cpu" "" (.Values.resources | default dict))) }}
-autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, or autoscaling.metrics
+{{- if and (eq $scaling.metric.source "cpu") (not $scaling.metrics) (not (dig "requests" "cpu" "" (.Values.resources | default dict))) }}
+autoscaling.enabled needs resources.requests.cpu, of which it takes a percentage; set that, autoscaling.metric.source or autoscaling.metrics
 {{- end -}}
 {{- end -}}
 {{- $budget := .Values.podDisruptionBudget -}}
@@ -136,7 +136,7 @@ podDisruptionBudget.maxUnavailable {{ toJson $max }} lets no Pod go and so block
 the name of all objects would be {{ $name | quote }}, which no Service can have; set fullnameOverride to lower-case letters, digits and "-", with a letter first
 {{- end -}}
 {{- $reserved := include "vpn-gateway.selectorLabels" . | fromYaml | keys | sortAlpha -}}
-{{- range $path, $labels := dict "commonLabels" .Values.commonLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "keyRotation.podLabels" .Values.keyRotation.podLabels "service.labels" .Values.service.labels -}}
+{{- range $path, $labels := dict "commonLabels" .Values.commonLabels "autoscaling.metric.adapter.podLabels" .Values.autoscaling.metric.adapter.podLabels "podLabels" .Values.podLabels "keyJob.podLabels" .Values.keyJob.podLabels "keyRotation.podLabels" .Values.keyRotation.podLabels "service.labels" .Values.service.labels -}}
 {{- range $reserved -}}
 {{- if hasKey ($labels | default dict) . }}
 {{ $path }} has {{ . }}, by which the gateway's Pods are selected; remove it (nameOverride changes the name)
