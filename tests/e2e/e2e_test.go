@@ -42,6 +42,7 @@ func TestCluster(t *testing.T) {
 		{"BackendFaults", testBackendFaults},
 		{"PushSecret", testPushSecret},
 		{"ExternalSecrets", testExternalSecrets},
+		{"Autoscaling", testAutoscaling},
 		{"Upgrade", testUpgrade},
 		{"Faults", testFaults},
 		{"Disruption", testDisruption},

@@ -167,7 +167,14 @@ func (c *cluster) get(ctx context.Context, url string) (int, string, error) {
 // itself, as group/resource/name. Events are left out: they outlive all else.
 func (c *cluster) inventory(ctx context.Context, namespace string) ([]string, error) {
 	lists, err := discovery.ServerPreferredResources(c.client.Discovery())
-	if err != nil {
+	// The metrics adapter comes and goes with its scenario; its API has no lists.
+	if failed, ok := discovery.GroupDiscoveryFailedErrorGroups(err); ok {
+		for group, cause := range failed {
+			if group.Group != customMetricsGroup {
+				return nil, fmt.Errorf("discover %s: %w", group, cause)
+			}
+		}
+	} else if err != nil {
 		return nil, err
 	}
 	var all []string
@@ -206,6 +213,8 @@ func ofScenario(o *unstructured.Unstructured) bool {
 		return strings.HasPrefix(namespace, "e2e-")
 	case "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding":
 		return strings.HasPrefix(o.GetName(), admissionPolicy("e2e-"))
+	case "APIService", "ClusterRoleBinding": // of the metrics adapter
+		return strings.HasSuffix(o.GetName(), "."+customMetricsGroup) || strings.HasPrefix(o.GetName(), "e2e-")
 	}
 	return false
 }
