@@ -15,6 +15,7 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/fleet"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/readiness"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
@@ -154,6 +155,36 @@ func (r *replicas) keepTable(ctx context.Context, every time.Duration, log *slog
 			r.WatchAll()
 		}
 	}
+}
+
+// membership is what the readiness gates follow.
+func (r *replicas) membership() membership {
+	if r == nil {
+		return membership{}
+	}
+	return membership{
+		changes: r.MembersChanged(),
+		members: func() []readiness.Member {
+			var out []readiness.Member
+			for _, m := range r.Members() {
+				out = append(out, readiness.Member{Name: m.Name, State: readinessState(m.State), Since: m.Since})
+			}
+			return out
+		},
+	}
+}
+
+func readinessState(s fleet.MemberState) readiness.State {
+	switch s {
+	case fleet.Draining:
+		return readiness.Draining
+	case fleet.Dead:
+		return readiness.Dead
+	case fleet.Left:
+		return readiness.Left
+	case fleet.Alive:
+	}
+	return readiness.Alive
 }
 
 // leave says goodbye to the other replicas. A nil one has none.

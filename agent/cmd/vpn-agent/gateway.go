@@ -47,6 +47,7 @@ type gatewayOptions struct {
 	resync                                time.Duration
 	externalSecrets                       []string
 	fleet                                 fleetOptions
+	gate                                  readinessOptions
 }
 
 func newGatewayCommand(env environment) *cobra.Command {
@@ -76,13 +77,15 @@ func newGatewayCommand(env environment) *cobra.Command {
 	f.TextVar(&o.logLevel, "log-level", &o.logLevel, "least level to log: debug, info, warn or error")
 	f.StringSliceVar(&o.externalSecrets, "external-secrets", nil, "ExternalSecrets of the Pod's namespace to report on, by name: whether they are still refreshed; it takes the right to get them")
 	o.fleet.register(f)
+	o.gate.register(f)
 	f.DurationVar(&o.resync, "resync", 30*time.Second, "how often to compare everything without an event")
 	return cmd
 }
 
 // check refuses flags that nothing can be made of.
 func (o *gatewayOptions) check() error {
-	errs := []error{o.fleet.check()}
+	o.gate.podName, o.gate.hasFleet = o.fleet.podName, o.fleet.port != 0
+	errs := []error{o.fleet.check(), o.gate.check()}
 	if o.resync < time.Second {
 		errs = append(errs, fmt.Errorf("--resync=%s: too short; use 1s or more, such as 30s", o.resync))
 	}
@@ -168,9 +171,17 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 		return errors.Join(err, dev.Close())
 	}
 	handler := mem.whileScraped(telemetry.NewHandler(telemetry.Options{Status: status, EachPeer: dev.EachPeer, Registry: registry, Log: log, Fleet: others.metrics(registry)}))
+	gates, closeGates := context.WithCancel(context.WithoutCancel(ctx)) // the drain included
+	defer closeGates()
+	gatesDone, err := startReadiness(gates, o.gate, others.membership(), log, registry)
+	if err != nil {
+		return errors.Join(err, others.leave(), dev.Close())
+	}
 	if err := serve(ctx, serveOptions{gatewayOptions: o, log: log, loop: loop, handler: handler, others: others}); err != nil {
 		return errors.Join(err, dev.Close())
 	}
+	closeGates()
+	<-gatesDone
 	log.Info("leaving")
 	return errors.Join(others.leave(), dev.Remove(), fw.Remove())
 }

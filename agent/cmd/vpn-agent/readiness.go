@@ -18,12 +18,12 @@ type readinessOptions struct {
 	enabled               bool
 	podName, podNamespace string
 	lease                 string
+	hasFleet              bool
 }
 
 // register adds the flags.
 func (o *readinessOptions) register(f *pflag.FlagSet) {
 	f.BoolVar(&o.enabled, "readiness-gate", false, "open the readiness gate "+readiness.GateType+" of the own Pod, and close those of dead replicas; it takes the right to get Pods, to patch their status, and to get and patch the Lease of --readiness-lease")
-	f.StringVar(&o.podName, "pod-name", "", "name of the own Pod")
 	f.StringVar(&o.podNamespace, "pod-namespace", "", "namespace of the own Pod")
 	f.StringVar(&o.lease, "readiness-lease", "vpn-gateway-fleet", "Lease of the Pod's namespace that decides between two halves of the replicas that do not see each other")
 }
@@ -34,6 +34,9 @@ func (o *readinessOptions) check() error {
 		return nil
 	}
 	var errs []error
+	if !o.hasFleet {
+		errs = append(errs, errors.New("--readiness-gate takes --fleet-port: without it nobody knows of other replicas"))
+	}
 	for _, flag := range []struct{ name, value, from string }{
 		{"pod-name", o.podName, "metadata.name"}, {"pod-namespace", o.podNamespace, "metadata.namespace"},
 	} {
@@ -47,8 +50,8 @@ func (o *readinessOptions) check() error {
 	return errors.Join(errs...)
 }
 
-// replicas are the members of the fleet as package readiness knows them.
-type replicas struct {
+// membership is the fleet as package readiness knows it.
+type membership struct {
 	members func() []readiness.Member
 	changes <-chan struct{}
 }
@@ -56,7 +59,7 @@ type replicas struct {
 // startReadiness keeps the readiness gates until ctx is done, which should be when
 // the drain is over: a replica that leaves still marks dead siblings. The channel
 // that it returns is closed when the last request has been made.
-func startReadiness(ctx context.Context, o readinessOptions, r replicas, log *slog.Logger, reg prometheus.Registerer) (<-chan struct{}, error) {
+func startReadiness(ctx context.Context, o readinessOptions, m membership, log *slog.Logger, reg prometheus.Registerer) (<-chan struct{}, error) {
 	done := make(chan struct{})
 	if !o.enabled {
 		close(done)
@@ -67,7 +70,7 @@ func startReadiness(ctx context.Context, o readinessOptions, r replicas, log *sl
 		return nil, fmt.Errorf("--readiness-gate: %w", err)
 	}
 	controller := readiness.New(readiness.Options{
-		API: client, Self: o.podName, Members: r.members, Changes: r.changes, Now: time.Now, Log: log,
+		API: client, Self: o.podName, Members: m.members, Changes: m.changes, Now: time.Now, Log: log,
 		Metrics: telemetry.NewReadinessCounters(reg),
 	})
 	go func() {

@@ -12,12 +12,12 @@ import (
 
 func TestReadinessFlags(t *testing.T) {
 	for args, want := range map[string][]string{
-		"": nil,
-		"--readiness-gate --pod-name=a --pod-namespace=b": nil,
-		"--readiness-gate --pod-name=a":                   {"--pod-namespace is empty"},
-		"--readiness-gate --readiness-lease=":             {"--pod-name is empty", "--pod-namespace is empty", "--readiness-lease is empty"},
+		"":                                    nil,
+		"--readiness-gate --pod-namespace=b":  nil,
+		"--readiness-gate":                    {"--pod-namespace is empty"},
+		"--readiness-gate --readiness-lease=": {"--pod-namespace is empty", "--readiness-lease is empty"},
 	} {
-		var o readinessOptions
+		o := readinessOptions{podName: "a", hasFleet: true}
 		flags := pflag.NewFlagSet("gateway", pflag.ContinueOnError)
 		o.register(flags)
 		if err := flags.Parse(strings.Fields(args)); err != nil {
@@ -39,13 +39,13 @@ func TestReadinessFlags(t *testing.T) {
 // error says what is missing.
 func TestStartReadiness(t *testing.T) {
 	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	done, err := startReadiness(t.Context(), readinessOptions{}, replicas{}, log, prometheus.NewRegistry())
+	done, err := startReadiness(t.Context(), readinessOptions{}, membership{}, log, prometheus.NewRegistry())
 	if err != nil {
 		t.Fatal(err)
 	}
 	<-done
 	t.Setenv("KUBERNETES_SERVICE_HOST", "")
-	_, err = startReadiness(t.Context(), readinessOptions{enabled: true}, replicas{}, log, prometheus.NewRegistry())
+	_, err = startReadiness(t.Context(), readinessOptions{enabled: true}, membership{}, log, prometheus.NewRegistry())
 	if err == nil || !strings.Contains(err.Error(), "service account token") {
 		t.Errorf("outside of a Pod: error %v, want one about the token", err)
 	}

@@ -60,6 +60,7 @@ type Fleet struct {
 	names     map[key.Public]string
 
 	changed chan struct{}
+	moved   chan struct{} // members came or went
 	watch   chan struct{}
 	calls   chan state.Call
 	outbox  chan []Session
@@ -108,7 +109,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
 		options: o, replica: NewReplica(o.Name, o.Inherited), siblings: map[string]sibling{},
-		changed: make(chan struct{}, 1), watch: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
+		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
 	var err error
@@ -282,6 +283,9 @@ func wake(c chan struct{}) {
 
 // Changed says that [Fleet.State] is another one.
 func (f *Fleet) Changed() <-chan struct{} { return f.changed }
+
+// MembersChanged says that [Fleet.Members] are others, or in another state.
+func (f *Fleet) MembersChanged() <-chan struct{} { return f.moved }
 
 // Calls are the handshakes to be made.
 func (f *Fleet) Calls() <-chan state.Call { return f.calls }

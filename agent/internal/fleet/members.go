@@ -211,6 +211,7 @@ func (e events) note(n *memberlist.Node, now MemberState) {
 
 // membersChanged tells the replica who is alive.
 func (f *Fleet) membersChanged() {
+	wake(f.moved)
 	f.do(func(time.Time) Effects {
 		members := []Member{{Name: f.options.Name, Draining: f.draining}}
 		for name, s := range f.siblings {

@@ -119,7 +119,9 @@ func TestAsk(t *testing.T) {
 					serve(t, "huge", answering(strings.Repeat(" ", bodyLimit+1))),
 					serve(t, "alone", answering(says("alone", "b=alive/1"))),
 					serve(t, "successor", answering(says("b", "b=alive/1"))), // at the address of another Pod
-					serve(t, "error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, says("error", "error=alive/1"), http.StatusInternalServerError) }),
+					serve(t, "error", func(w http.ResponseWriter, _ *http.Request) {
+						http.Error(w, says("error", "error=alive/1"), http.StatusInternalServerError)
+					}),
 					serve(t, "moved", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusFound) }),
 				}
 			},
