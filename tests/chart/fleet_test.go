@@ -19,10 +19,26 @@ import (
 const admission = "ValidatingAdmissionPolicy/vpn-gateway-fleet.default"
 
 var fleetKnobs = []knob{
-	{"fleet.enabled", "fleet: {enabled: false}", deployment, pod + ".readinessGates", ""},
 	{"fleet.enabled", "fleet: {enabled: false}", deployment, gateway + ".ports[?(@.name=='fleet')].containerPort", ""},
+	{"fleet.enabled", "fleet: {enabled: false}", headless, ".spec.ports[?(@.name=='fleet')].port", ""},
+	{"fleet.enabled", "fleet: {enabled: false}", deployment, gateway + ".env", ""},
+	{"fleet.port", "fleet: {port: 7000}", headless, ".spec.ports[1].port", "7000"},
+	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".args[7]", "--fleet-port=7000"},
 	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".ports[?(@.name=='fleet')].containerPort", "7000"},
-	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".ports[?(@.name=='fleet-tcp')].containerPort", "7000"},
+	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".ports[?(@.name=='fleet-udp')].containerPort", "7000"},
+}
+
+// replicated is what it takes for there to be other replicas.
+const replicated = "replicaCount: 2\n"
+
+// replicaKnobs turn what several replicas have.
+var replicaKnobs = []knob{
+	{"fleet.enabled", "fleet: {enabled: false}", deployment, pod + ".readinessGates", ""},
+	{"fleet.link.enabled", "fleet: {link: {enabled: false}}", deployment, gateway + ".args[9]", "--readiness-gate"},
+	{"fleet.link.enabled", "fleet: {link: {enabled: false}}", deployment, gateway + ".ports[?(@.name=='fleet-link')].containerPort", ""},
+	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".args[9]", "--fleet-link-port=7001"},
+	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".ports[?(@.name=='fleet-link')].containerPort", "7001"},
+	{"fleet.link.port", "{fleet: {link: {port: 7001}}, networkPolicy: {enabled: true}}", policy, ".spec.ingress[2].ports[2].port", "7001"},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", deployment, pod + ".readinessGates", ""},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", deployment, pod + ".automountServiceAccountToken", "false"},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", "Lease/vpn-gateway-fleet", ".metadata.name", ""},
@@ -37,17 +53,22 @@ var fleetRefusals = []refusal{
 	{"the fleet's port is the tunnel's", "fleet: {port: 51820}", []string{
 		"fleet.port 51820 is server.listenPort too; give it a port of its own, such as 7946",
 	}},
-	{"gates of the default ServiceAccount", "{serviceAccount: {create: false}, server: {privateKey: {existingSecret: mine}}}", []string{
+	{"the link's port taken", "{replicaCount: 2, fleet: {port: 7000, link: {port: 7000}}, ports: {http: 7000}}", []string{
+		"fleet.port 7000 is ports.http too; give it a port of its own, such as 7946",
+		"fleet.link.port 7000 is ports.http too; give it a port of its own, such as 51840",
+		"fleet.link.port 7000 is fleet.port too; give it a port of its own, such as 51840",
+	}},
+	{"gates of the default ServiceAccount", "{replicaCount: 2, serviceAccount: {create: false}, server: {privateKey: {existingSecret: mine}}}", []string{
 		"serviceAccount.create is false and serviceAccount.name names none, so that the right to take Pods out of service would go to every Pod of the namespace; set serviceAccount.name, or fleet.readinessGate.enabled to false",
 	}},
-	{"gateway that could write its key", "serviceAccount: {create: false, name: mine}", []string{
+	{"gateway that could write its key", "{replicaCount: 2, serviceAccount: {create: false, name: mine}}", []string{
 		"serviceAccount.create is false, so that the gateway and the Jobs are one ServiceAccount, and with fleet.readinessGate.enabled the gateway has its token, by which it could write Secrets; set serviceAccount.create to true",
 	}},
-	{"no way to the API server", "networkPolicy: {enabled: true, egress: []}", []string{
+	{"no way to the API server", "{replicaCount: 2, networkPolicy: {enabled: true, egress: []}}", []string{
 		"networkPolicy.egress lets the gateway send nowhere, so that it does not reach the API server and never becomes ready; let it go there, or set fleet.readinessGate.enabled to false",
 	}},
 	{"variables that are the chart's", "extraEnv: [{name: A, value: b}, {name: POD_NAME, value: c}]", []string{
-		"extraEnv[1] is POD_NAME, which the Pod has for fleet.readinessGate; remove it, or give it another name",
+		"extraEnv[1] is POD_NAME, which the Pod has for the fleet; remove it, or give it another name",
 	}},
 }
 
@@ -61,13 +82,13 @@ func TestReadinessGate(t *testing.T) {
 		"fleet: {enabled: false, readinessGate: {enabled: true}}":         false,
 		"fleet: {readinessGate: {enabled: true, admissionPolicy: false}}": true,
 	} {
-		r := render(t, values)
+		r := render(t, replicated+values)
 		pod := get[*appsv1.Deployment](t, r, "").Spec.Template.Spec
 		var wantGates []corev1.PodReadinessGate
 		var wantArgs, wantObjects []string
 		if on {
 			wantGates = []corev1.PodReadinessGate{{ConditionType: "cloud-native-vpn.github.io/serving"}}
-			wantArgs = []string{"--readiness-gate", "--readiness-lease=vpn-gateway-fleet", "--pod-name=$(POD_NAME)", "--pod-namespace=$(POD_NAMESPACE)"}
+			wantArgs = []string{"--readiness-gate", "--readiness-lease=vpn-gateway-fleet", "--pod-namespace=$(POD_NAMESPACE)"}
 			wantObjects = []string{"Lease", "Role", "RoleBinding"}
 		}
 		if diff := cmp.Diff(wantGates, pod.ReadinessGates); diff != "" {
@@ -78,7 +99,7 @@ func TestReadinessGate(t *testing.T) {
 		}
 		var args, objects []string
 		for _, a := range pod.Containers[0].Args {
-			if strings.HasPrefix(a, "--readiness-") || strings.HasPrefix(a, "--pod-name") {
+			if strings.HasPrefix(a, "--readiness-") || strings.HasPrefix(a, "--pod-namespace") {
 				args = append(args, a)
 			}
 		}
@@ -96,10 +117,20 @@ func TestReadinessGate(t *testing.T) {
 	}
 }
 
+// One replica has no sibling to take out of service, and needs no API server.
+func TestSingleReplica(t *testing.T) {
+	pod := get[*appsv1.Deployment](t, render(t, ""), "").Spec.Template.Spec
+	if len(pod.ReadinessGates) > 0 || *pod.AutomountServiceAccountToken || slices.ContainsFunc(pod.Containers[0].Args, func(a string) bool {
+		return strings.HasPrefix(a, "--fleet-link")
+	}) {
+		t.Errorf("a single replica has gates %v, a token %t, arguments %v", pod.ReadinessGates, *pod.AutomountServiceAccountToken, pod.Containers[0].Args)
+	}
+}
+
 // The gateway may read Pods, patch their status, and take one Lease; the Lease has
 // no spec, which is the agents' to write.
 func TestFleetRights(t *testing.T) {
-	r := render(t, "")
+	r := render(t, replicated)
 	lease := get[*coordinationv1.Lease](t, r, "")
 	if diff := cmp.Diff(coordinationv1.LeaseSpec{}, lease.Spec); diff != "" {
 		t.Errorf("spec of the Lease (-want +got):\n%s", diff)
@@ -138,7 +169,7 @@ func TestAdmissionPolicy(t *testing.T) {
 		{"v1.37.2", "fleet: {readinessGate: {enabled: false}}", false, false},
 		{"v1.37.2", "fleet: {enabled: false}", false, false},
 	} {
-		r, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, c.values), KubeVersion: c.version})
+		r, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, replicated+c.values), KubeVersion: c.version})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +195,7 @@ func TestAdmissionPolicy(t *testing.T) {
 // also where these are called otherwise; and its name is that of one release.
 func TestAdmissionPolicyNames(t *testing.T) {
 	r, err := chart.Render(chart.Options{
-		ChartDir: chartDir, ReleaseName: "edge", Namespace: "vpn", Values: withEndpoint(t, "serviceAccount: {name: mine}"),
+		ChartDir: chartDir, ReleaseName: "edge", Namespace: "vpn", Values: withEndpoint(t, replicated+"serviceAccount: {name: mine}"),
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"helm.sh/helm/v3/pkg/chartutil"
 	"k8s.io/client-go/util/jsonpath"
 	"sigs.k8s.io/yaml"
 
@@ -102,10 +103,6 @@ var knobs = []knob{
 	{"extraArgs", "extraArgs: [--resync=10s]", deployment, gateway + ".args[9]", "--resync=10s"},
 	{"extraEnv", "extraEnv: [{name: A, value: b}]", deployment, gateway + ".env[2]", `{"name":"A","value":"b"}`},
 	{"extraEnvFrom", "extraEnvFrom: [{secretRef: {name: e}}]", deployment, gateway + ".envFrom", `[{"secretRef":{"name":"e"}}]`},
-	{"fleet.enabled", "fleet: {enabled: false}", headless, ".spec.ports", `[{"name":"http","port":8080,"protocol":"TCP","targetPort":"http"}]`},
-	{"fleet.enabled", "fleet: {enabled: false}", deployment, gateway + ".env", ""},
-	{"fleet.port", "fleet: {port: 7000}", headless, ".spec.ports[1].port", "7000"},
-	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".args[7]", "--fleet-port=7000"},
 	{"ports.http", "ports: {http: 9090}", deployment, gateway + ".args[2]", "--http-address=:9090"},
 	{"ports.http", "ports: {http: 9090}", headless, ".spec.ports[0].port", "9090"},
 	{"ports.health", "ports: {health: 9091}", deployment, gateway + ".ports[2].containerPort", "9091"},
@@ -227,15 +224,22 @@ func monitorKnobs() []knob {
 }
 
 func allKnobs() []knob {
-	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, scalingKnobs, monitorKnobs())
+	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, replicaKnobs, scalingKnobs, monitorKnobs())
 }
 
 // Every knob turns what it is said to turn, and that was not so before.
 func TestKnobs(t *testing.T) {
-	plain := render(t, "")
-	for _, k := range allKnobs() {
+	testKnobs(t, "", slices.DeleteFunc(allKnobs(), func(k knob) bool { return slices.Contains(replicaKnobs, k) }))
+	testKnobs(t, replicated, replicaKnobs)
+}
+
+// testKnobs turns knobs of a chart that has some values already.
+func testKnobs(t *testing.T, base string, list []knob) {
+	t.Helper()
+	plain := render(t, base)
+	for _, k := range list {
 		t.Run(k.value, func(t *testing.T) {
-			r, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, k.values)})
+			r, err := chart.Render(chart.Options{ChartDir: chartDir, Values: chartutil.MergeTables(withEndpoint(t, k.values), values(t, base))})
 			if err != nil {
 				t.Fatalf("%s\n%v", k.values, err)
 			}

@@ -6,6 +6,17 @@
 {{- if eq $port (int $other) }}
 fleet.port {{ $port }} is {{ $path }} too; give it a port of its own, such as 7946
 {{- end -}}
+{{- if and (eq (int $.Values.fleet.link.port) (int $other)) (include "vpn-gateway.hasLink" $) }}
+fleet.link.port {{ $.Values.fleet.link.port }} is {{ $path }} too; give it a port of its own, such as 51840
+{{- end -}}
+{{- end -}}
+{{- if and (eq $port (int .Values.fleet.link.port)) (include "vpn-gateway.hasLink" .) }}
+fleet.link.port {{ $port }} is fleet.port too; give it a port of its own, such as 51840
+{{- end -}}
+{{- range $i, $variable := .Values.extraEnv -}}
+{{- if has $variable.name (list "POD_NAME" "POD_IP" "POD_NAMESPACE") }}
+extraEnv[{{ $i }}] is {{ $variable.name }}, which the Pod has for the fleet; remove it, or give it another name
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- if include "vpn-gateway.hasReadinessGate" . -}}
@@ -14,11 +25,6 @@ serviceAccount.create is false and serviceAccount.name names none, so that the r
 {{- end -}}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.egress) }}
 networkPolicy.egress lets the gateway send nowhere, so that it does not reach the API server and never becomes ready; let it go there, or set fleet.readinessGate.enabled to false
-{{- end -}}
-{{- range $i, $variable := .Values.extraEnv -}}
-{{- if has $variable.name (list "POD_NAME" "POD_NAMESPACE") }}
-extraEnv[{{ $i }}] is {{ $variable.name }}, which the Pod has for fleet.readinessGate; remove it, or give it another name
-{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
