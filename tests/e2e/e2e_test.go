@@ -43,6 +43,7 @@ func TestCluster(t *testing.T) {
 		{"PushSecret", testPushSecret},
 		{"ExternalSecrets", testExternalSecrets},
 		{"Autoscaling", testAutoscaling},
+		{"Replicas", testReplicas},
 		{"Upgrade", testUpgrade},
 		{"Faults", testFaults},
 		{"Disruption", testDisruption},

@@ -91,8 +91,8 @@ func testExternalSecrets(t *testing.T, c *cluster) {
 	g.lostNothing(t, stream, "peers, pre-shared key and server key changed in the backend")
 	g.untouched(t, lives)
 
-	// The gateway has its token for this and for the readiness gates, and for nothing else.
-	g.grants(t, release, append(ofFleet(), "get external-secrets.io/externalsecrets "+strings.Join([]string{g.serverSecret(t), pskSecret, peersSecret}, ","))...)
+	// The gateway has a token for this, and for nothing else.
+	g.grants(t, release, "get external-secrets.io/externalsecrets "+strings.Join([]string{g.serverSecret(t), pskSecret, peersSecret}, ","))
 	// The old identity was served all the time. The new one is at the other port.
 	if err := device.Close(); err != nil {
 		t.Fatal(err)

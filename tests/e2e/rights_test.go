@@ -18,16 +18,15 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// ofFleet are the rights that the gateway has for the readiness gates.
+// ofFleet are the rights that a gateway of several replicas has for the readiness gates.
 func ofFleet() []string {
 	return []string{"get /pods ", "patch /pods/status ", "get,patch coordination.k8s.io/leases " + release + "-fleet"}
 }
 
 // checkRights compares all that the two ServiceAccounts may with what they need:
-// the Job one Secret and one ConfigMap by name, the gateway what the readiness gates
-// take.
+// the Job one Secret and one ConfigMap by name, the gateway of one replica nothing.
 func (g *gateway) checkRights(t *testing.T) {
-	g.grants(t, release, ofFleet()...)
+	g.grants(t, release)
 	g.grants(t, keySecret, "get,patch /secrets "+keySecret, "get,patch /configmaps "+publishedKeys)
 }
 
@@ -105,6 +104,9 @@ func (g *gateway) checkProcess(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("/proc/PID/status of the agent (-want +got):\n%s", diff)
+	}
+	if _, err := os.Stat(filepath.Join(root, "root", "var", "run", "secrets")); !os.IsNotExist(err) {
+		t.Errorf("a token is mounted into the gateway (%v)", err)
 	}
 	mounts := mountsOf(t, root)
 	for _, target := range []string{"/", "/proc/sys", "/etc/vpn-gateway/config", "/etc/vpn-gateway/key"} {

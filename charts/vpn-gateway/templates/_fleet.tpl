@@ -2,7 +2,7 @@
 
 {{/* "true" where there can be more than one replica for longer than an upgrade, else empty. */}}
 {{- define "vpn-gateway.hasReplicas" -}}
-{{- if and .Values.fleet.enabled (or .Values.autoscaling.enabled (gt (int .Values.replicaCount) 1)) }}true{{ end -}}
+{{- if and .Values.fleet.enabled (or .Values.autoscaling.enabled (ne (int .Values.replicaCount) 1)) }}true{{ end -}}
 {{- end -}}
 
 {{/* "true" where the Pods have a readiness gate, else empty. */}}

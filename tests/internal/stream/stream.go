@@ -302,6 +302,25 @@ func (s *Stream) Stop(wait time.Duration) Report {
 	return s.report()
 }
 
+// Loss is what became of the packets since one, but for those of the last second,
+// which may be under way: how many did not come back, and the longest run of such as
+// time at the stream's rate. The stream goes on.
+func (s *Stream) Loss(since uint64) (lost uint64, outage time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var run, longest uint64
+	for sequence := since; sequence+uint64(s.options.Rate) < s.Sent(); sequence++ {
+		if sequence < uint64(len(s.arrivals)) && s.arrivals[sequence].copies > 0 {
+			run = 0
+			continue
+		}
+		lost++
+		run++
+		longest = max(longest, run)
+	}
+	return lost, time.Duration(longest) * time.Second / time.Duration(s.options.Rate)
+}
+
 func (s *Stream) report() Report {
 	s.mu.Lock()
 	defer s.mu.Unlock()
