@@ -132,7 +132,7 @@ func (s *Sessions) in() chain {
 				Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: strangersEach, Unit: expr.LimitTimeSecond, Burst: strangersEach}},
 			},
 		}, tellWhole(strangersAll)))
-		c.add("the peer called", seq(data, []expr.Any{
+		c.add("first use of a session", seq(data, []expr.Any{
 			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
 			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: dynsetDelete},
 		}, tellWhole(handshakesMost)))
@@ -148,11 +148,12 @@ func (s *Sessions) out() chain {
 		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
 	}
 	for _, port := range s.ports {
-		c.add("we call", seq(udpFrom(port), isMessage(messageInitiation), tellWhole(handshakesMost)))
-		c.add("we answer", seq(udpFrom(port), isMessage(messageResponse), []expr.Any{
+		wait := []expr.Any{
 			transport(messageIndex, 4),
 			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: unix.NFT_DYNSET_OP_ADD},
-		}, tellWhole(handshakesMost)))
+		}
+		c.add("we call", seq(udpFrom(port), isMessage(messageInitiation), wait, tellWhole(handshakesMost)))
+		c.add("we answer", seq(udpFrom(port), isMessage(messageResponse), wait, tellWhole(handshakesMost)))
 	}
 	return c
 }

@@ -113,6 +113,10 @@ func TestSessions(t *testing.T) {
 			r.send(t, r.gateway, r.peer, initiation, 148, 9)
 			r.send(t, r.peer, r.gateway, messageResponse, 92, 70, 9)
 		}, []Message{{Out: true, Type: 1, Index: 9}, {Type: 2, Index: 9}}},
+		{"the peer uses the session, once", func() {
+			r.send(t, r.peer, r.gateway, messageData, 64, 9)
+			r.send(t, r.peer, r.gateway, messageData, 64, 9)
+		}, []Message{{Type: 4, Index: 9}}},
 		{"somebody else's session", func() {
 			watch([]uint32{10, 11}, nil)
 			r.send(t, r.peer, r.gateway, messageData, 64, 10)

@@ -23,6 +23,10 @@ const (
 	// and nudges how often in vain.
 	nudgeEvery = 100 * time.Millisecond
 	nudges     = 5
+	// callingFor is for how long the device is left alone after a call. Where nobody has
+	// answered by then, it falls silent, before WireGuard begins another handshake by
+	// itself (REKEY_TIMEOUT, 5 s): it might undo what a sibling has begun meanwhile.
+	callingFor = 3500 * time.Millisecond
 	// callersKept bounds the addresses that a peer is called at in turn.
 	callersKept = 8
 )
@@ -36,6 +40,7 @@ type calling struct {
 	last    time.Time // the last call
 	turn    time.Duration
 	calls   int
+	called  bool // and not given up
 	nudged  time.Time
 	nudges  int
 }
@@ -61,7 +66,8 @@ func retry(calls int) time.Duration {
 }
 
 // isTurn reports whether to call an address that a packet came from, and notes that
-// it is.
+// it is. Calls that no packet asked for are those of the zero address, and have a
+// back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	i := c.note(from, now)
 	if c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now) {
@@ -78,6 +84,9 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	c.calls++
 	me.packets, me.last, c.last = 0, now, now
 	c.turn = min(max(retry(me.calls), retry(1+c.calls/callersKept)), longestTurn)
+	if !from.IsValid() {
+		c.turn = firstRetry
+	}
 	return true
 }
 
@@ -132,13 +141,14 @@ func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 
 // Stranger notes a packet of data for an index that is not of a session of ours, to a
 // port of ours. The peer is called where that is its newest session: nobody else can
-// answer to what it sends by this way. Older ones are of packets that were under way
+// answer to what it sends by this way. (One of ours comes by here once, when the peer
+// first uses a session that we began.) Older ones are of packets that were under way
 // when the session changed, or of a peer that has not learnt of the new one.
 //
 // Nothing proves that the packet is the peer's. It leads to one handshake message, to
 // where it came from, and the session that there is stays where it is until another
-// one is confirmed. Whatever comes in, a peer that has its newest session here is not
-// called: that would end the session.
+// one is confirmed. Whatever comes in, a peer that uses a session of ours is not called:
+// that would end the session.
 func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
 	s, ok := r.table.Find(index)
 	p, isConfigured := r.peers[s.Peer]
@@ -147,6 +157,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	if r.isMine(s) {
+		r.mine[index] = own{s.Peer, true}
 		return e
 	}
 	newest, _ := r.table.Newest(s.Peer)
@@ -161,7 +172,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	}
 	c := r.callingOf(s.Peer, now)
 	switch {
-	case isHere && (s.Seq < newest.Seq || c.nudges < nudges):
+	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {
 			e.Refused = Late
 			return e
@@ -171,11 +182,19 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		e.Refused = TooSoon
 	default:
 		if isHere {
-			// Two replicas have shaken hands with the peer at once, and it stays with the
-			// other one's session. Nobody can bring that about at will.
+			// Two replicas have shaken hands with the peer at once, and it knows the other
+			// one's session alone. It has never used ours: nothing is lost with it.
 			r.giveUp(s.Peer, Session{}, s, &e)
 		}
-		e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from}}
+		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
 	}
 	return e
+}
+
+// call calls a peer, for which the device forgets what it knows of it.
+func (r *Replica) call(id PeerID, c Call, e *Effects) {
+	r.undo(id)
+	r.calls[id].called = true
+	e.Calling = true
+	e.Calls = append(e.Calls, c)
 }

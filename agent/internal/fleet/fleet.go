@@ -197,7 +197,7 @@ func (f *Fleet) Heard(m firewall.Message) {
 		switch {
 		case m.Out:
 			if peer, ok := f.receivers.of(m.Bytes, m.Remote); ok {
-				f.replica.Started(m.Index, peer, now)
+				f.replica.Started(m.Index, peer, m.Type == messageTypeResp, now)
 				f.replica.Located(m.Index, m.Port, m.Remote)
 			}
 			return e
@@ -216,7 +216,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	now := time.Now()
 	f.mu.Lock()
 	e := event(now)
-	if e.Elsewhere {
+	if e.Elsewhere || e.Calling {
 		f.view = nil
 	}
 	f.add, f.drop = append(f.add, e.Strangers...), append(f.drop, e.Known...)
@@ -295,7 +295,7 @@ func (f *Fleet) State() *state.Fleet {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.view == nil {
-		f.view = &state.Fleet{Elsewhere: f.replica.Elsewhere(), Siblings: f.linked(), Link: f.options.Link}
+		f.view = &state.Fleet{Elsewhere: f.replica.Elsewhere(), Calling: f.replica.Calling(), Siblings: f.linked(), Link: f.options.Link}
 	}
 	return f.view
 }

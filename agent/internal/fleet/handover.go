@@ -95,10 +95,10 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 
 // callAt calls a peer where it was last seen.
 func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
-	if s.Endpoint == (netip.AddrPort{}) || !r.callingOf(s.Peer, now).isTurn(s.Endpoint, now) {
+	if s.Endpoint == (netip.AddrPort{}) || !r.callingOf(s.Peer, now).isTurn(netip.AddrPort{}, now) {
 		return
 	}
-	e.Calls = append(e.Calls, Call{Peer: r.peers[s.Peer].PublicKey, Port: s.Port, Endpoint: s.Endpoint})
+	r.call(s.Peer, Call{Peer: r.peers[s.Peer].PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
 }
 
 // Offers are the connected peers that a replica that leaves still has, for the

@@ -32,7 +32,7 @@ func (d delegate) NodeMeta(int) []byte {
 }
 
 // NotifyMsg implements [memberlist.Delegate].
-func (d delegate) NotifyMsg(b []byte) { d.merge(b, true) }
+func (d delegate) NotifyMsg(b []byte) { d.merge(b) }
 
 // GetBroadcasts implements [memberlist.Delegate].
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
@@ -49,11 +49,13 @@ func (d delegate) LocalState(bool) []byte {
 }
 
 // MergeRemoteState implements [memberlist.Delegate].
-func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, false) }
+func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b) }
 
 // merge takes sessions that a sibling tells of. What was news goes on to others:
-// each replica tells three, and so all of them know after a few steps.
-func (f *Fleet) merge(b []byte, passOn bool) {
+// each replica tells three, and so all of them know after a few steps. That holds for
+// what two sides of a partition tell each other, too; but everything is news to who has
+// just come, and to nobody else.
+func (f *Fleet) merge(b []byte) {
 	now := time.Now()
 	isOffer := len(b) > 0 && b[0] == wireOffer
 	if isOffer {
@@ -69,16 +71,17 @@ func (f *Fleet) merge(b []byte, passOn bool) {
 		if isOffer {
 			return f.replica.Offered(sessions, now)
 		}
+		isNew := f.replica.KnowsNothing()
 		e := f.replica.Heard(sessions, now)
-		if !passOn { // whoever compares everything does so with all of them in turn
+		if isNew {
 			e.PassOn = nil
 		}
 		return e
 	})
 }
 
-// publish tells the siblings of sessions: by gossip, which arrives in any case, and
-// where a peer has changed hands at once, so that its former holder falls silent.
+// publish tells the siblings of sessions: at once, so that a former holder falls silent
+// and whoever the peer goes to next knows it, and by gossip, which arrives in any case.
 func (f *Fleet) publish(e Effects) {
 	if f.queue == nil {
 		return
@@ -89,7 +92,7 @@ func (f *Fleet) publish(e Effects) {
 	for _, s := range e.PassOn {
 		f.queue.QueueBroadcast(&broadcast{s})
 	}
-	if !e.Urgent || len(e.Publish) == 0 {
+	if len(e.Publish) == 0 {
 		return
 	}
 	select {
@@ -98,7 +101,7 @@ func (f *Fleet) publish(e Effects) {
 	}
 }
 
-// send sends what is urgent to all siblings.
+// send tells all siblings at once.
 func (f *Fleet) send(ctx context.Context) {
 	for {
 		var sessions []Session

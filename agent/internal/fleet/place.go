@@ -28,6 +28,9 @@ func (r *Replica) place(id PeerID, e *Effects) {
 		delete(r.elsewhere, id)
 	case to != r.self && (!wasElsewhere || was != to):
 		r.elsewhere[id] = to
+		if c := r.calls[id]; !wasElsewhere && (c == nil || !c.called) {
+			r.undo(id) // the device falls silent
+		}
 	default:
 		return
 	}

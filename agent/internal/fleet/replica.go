@@ -25,7 +25,7 @@ type Replica struct {
 	started map[uint32]started
 	// mine are the indices of sessions that the device has. Where a peer has one here,
 	// its newest one is.
-	mine map[uint32]PeerID
+	mine map[uint32]own
 	// calls are the peers that we are taking over.
 	calls map[PeerID]*calling
 	// elsewhere are the peers that a sibling serves.
@@ -54,10 +54,22 @@ type configured struct {
 	Peer
 }
 
+// own is a session that the device has.
+type own struct {
+	peer PeerID
+	// used says that the peer has sent something by it. To answer our handshake is less:
+	// the peer forgets the session if another replica calls before it has heard from us.
+	used bool
+}
+
 type started struct {
 	peer PeerID
 	at   time.Time
 	seq  uint32
+	// answer says that the peer began it.
+	answer bool
+	// undone says that the device has forgotten it.
+	undone bool
 	// port of ours, and where the peer is.
 	port     uint16
 	endpoint netip.AddrPort
@@ -77,16 +89,16 @@ type Call struct {
 
 // Effects is what follows from an event.
 type Effects struct {
-	// Publish goes to all siblings: at once where Urgent is true, else in time.
+	// Publish goes to all siblings at once: the peer may be with another one in a moment.
 	Publish []Session
-	Urgent  bool
 	// PassOn was news from one sibling, and goes on to others.
 	PassOn []Session
 	Calls  []Call
 	// Reminders are to be given back to [Replica.Remind] in time.
 	Reminders []Reminder
-	// Elsewhere is true where [Replica.Elsewhere] has changed.
-	Elsewhere bool
+	// Elsewhere is true where [Replica.Elsewhere] has changed, or somebody is not called
+	// any more; Calling where somebody is called, which may wait until the next change.
+	Elsewhere, Calling bool
 	// Strangers are the indices to be told of from now on, and Known those not to.
 	Strangers, Known []uint32
 	// Adopted are peers whose session with a sibling has become one with us, with
@@ -132,7 +144,7 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]configured{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, mine: map[uint32]PeerID{}, calls: map[PeerID]*calling{},
+		started: map[uint32]started{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
@@ -168,10 +180,27 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 // Started notes a handshake message of ours with an index of our choice in it. Its
 // session gets its number now: of two that are made at once, the one that began later
 // is the one that the peer uses, whichever is confirmed first.
-func (r *Replica) Started(index uint32, peer key.Public, now time.Time) {
+// answer says that the peer began the handshake.
+func (r *Replica) Started(index uint32, peer key.Public, answer bool, now time.Time) {
 	id := IDOf(peer)
 	newest, _ := r.table.Newest(id)
-	r.started[index] = started{peer: id, at: now, seq: newest.Seq + 1}
+	r.started[index] = started{peer: id, at: now, seq: newest.Seq + 1, answer: answer}
+}
+
+// undo notes that the device forgets a peer, and with it the handshakes that are not
+// confirmed yet. What the peer answers to ours leads to nothing any more; but it will
+// send by the session of one that it began itself.
+func (r *Replica) undo(id PeerID) {
+	for index, s := range r.started {
+		switch {
+		case s.peer != id:
+		case !s.answer:
+			delete(r.started, index)
+		default:
+			s.undone = true
+			r.started[index] = s
+		}
+	}
 }
 
 // Located notes where the peer of a handshake of ours is, and the port of ours that it
@@ -197,16 +226,18 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 		return e
 	}
 	delete(r.started, index)
+	if began.undone {
+		return r.confirmedUndone(index, began, now)
+	}
 	delete(r.calls, began.peer)
 	before, known := r.table.Newest(began.peer)
 	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now, Port: began.port, Endpoint: began.endpoint}
-	r.mine[index] = s.Peer
+	r.mine[index] = own{s.Peer, began.answer}
 	if news, _ := r.add(s, &e); !news { // overtaken by others
 		delete(r.mine, index)
 		return e
 	}
 	e.Publish = []Session{s}
-	e.Urgent = !known || before.Holder != r.self
 	p, isConfigured := r.peers[began.peer]
 	newest, _ := r.table.Newest(began.peer)
 	switch {
@@ -217,6 +248,18 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 		e.Reminders = remindersOf(s)
 	}
 	r.place(began.peer, &e)
+	return e
+}
+
+// confirmedUndone notes that the peer has a session with us that we have lost: whoever
+// gets its packets, we or a sibling, has to call it.
+func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e Effects) {
+	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now, Port: began.port, Endpoint: began.endpoint}
+	if news, _ := r.add(s, &e); news {
+		e.Publish = []Session{s}
+		e.Strangers = append(e.Strangers, index)
+		r.place(began.peer, &e)
+	}
 	return e
 }
 
@@ -245,7 +288,7 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 		switch {
 		case r.isMine(s):
 		case s.Holder == r.self && r.inherited:
-			r.mine[s.Index] = s.Peer
+			r.mine[s.Index] = own{s.Peer, true}
 		default: // a sibling's, or of this Pod's life before
 			e.Strangers = append(e.Strangers, s.Index)
 		}
@@ -272,13 +315,12 @@ func (r *Replica) reassert(s Session, now time.Time, e *Effects) {
 	ours.Seq = s.Seq + 1
 	if news, _ := r.add(ours, e); news {
 		e.Publish = append(e.Publish, ours)
-		e.Urgent = true
 	}
 }
 
 func (r *Replica) isMine(s Session) bool {
-	p, ok := r.mine[s.Index]
-	return ok && p == s.Peer && s.Holder == r.self
+	m, ok := r.mine[s.Index]
+	return ok && m.peer == s.Peer && s.Holder == r.self
 }
 
 // add puts a session into the table, and forgets those that went for it. over is what
@@ -329,6 +371,10 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		}
 	}
 	for id, c := range r.calls {
+		if c.called && now.Sub(c.last) >= callingFor {
+			c.called = false
+			e.Elsewhere = true
+		}
 		if now.Sub(c.seen) >= 2*lastRetry {
 			delete(r.calls, id)
 		}
@@ -354,6 +400,18 @@ func (r *Replica) Elsewhere() map[key.Public]string {
 	return out
 }
 
+// Calling are the peers that are being called: the device must not forget the handshake
+// that it has begun with them, wherever they are.
+func (r *Replica) Calling() map[key.Public]bool {
+	out := map[key.Public]bool{}
+	for id, c := range r.calls {
+		if p, ok := r.peers[id]; ok && c.called {
+			out[p.PublicKey] = true
+		}
+	}
+	return out
+}
+
 // Held counts the connected peers whose last session is ours.
 func (r *Replica) Held(now time.Time) int { return r.table.Connected(now)[r.self] }
 
@@ -371,6 +429,9 @@ func (r *Replica) Connected(now time.Time) map[string]int {
 func (r *Replica) State() []Session {
 	return r.table.State()
 }
+
+// KnowsNothing reports whether no session is known.
+func (r *Replica) KnowsNothing() bool { return len(r.table.peers) == 0 }
 
 // Strangers are all indices to be told of.
 func (r *Replica) Strangers(now time.Time) []uint32 {

@@ -11,6 +11,9 @@ import (
 type Fleet struct {
 	// Elsewhere maps the peers that a sibling serves to that sibling's name.
 	Elsewhere map[key.Public]string
+	// Calling are peers that this replica is calling: whoever serves them, the device
+	// is not to forget them meanwhile.
+	Calling map[key.Public]bool
 	// Siblings are those that are alive, by name.
 	Siblings []Sibling
 	// Link is this replica's end of the link to its siblings; nil: there is none.
@@ -37,9 +40,9 @@ type LinkConfig struct {
 	Address, Second netip.Addr
 }
 
-// elsewhere reports whether a sibling serves the peer.
+// elsewhere reports whether a sibling serves the peer, and nothing is to be sent to it.
 func (f *Fleet) elsewhere(k key.Public) bool {
-	if f == nil || len(f.Elsewhere) == 0 {
+	if f == nil || len(f.Elsewhere) == 0 || f.Calling[k] {
 		return false
 	}
 	_, ok := f.Elsewhere[k]
