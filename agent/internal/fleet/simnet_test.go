@@ -131,11 +131,12 @@ type node struct {
 	replica  *Replica
 	device   *simDevice
 
-	seen      map[*node]Member // siblings that are alive, as far as it knows
-	strangers map[uint32]*allowance
-	silent    map[key.Public]bool // peers that are Elsewhere, as applied
-	gossip    []gossiped
-	ticking   bool
+	seen        map[*node]Member // siblings that are alive, as far as it knows
+	strangers   map[uint32]*allowance
+	unconfirmed map[uint32]bool
+	silent      map[key.Public]bool // peers that are Elsewhere, as applied
+	gossip      []gossiped
+	ticking     bool
 }
 
 // allowance is what the packet log tells of one index.
@@ -153,7 +154,7 @@ type gossiped struct {
 func (w *world) start(n *node, inherited bool) {
 	n.up, n.deviceUp, n.draining = true, true, false
 	n.replica = NewReplica(n.name, inherited)
-	n.seen, n.strangers, n.silent, n.gossip = map[*node]Member{}, map[uint32]*allowance{}, map[key.Public]bool{}, nil
+	n.seen, n.strangers, n.silent, n.gossip, n.unconfirmed = map[*node]Member{}, map[uint32]*allowance{}, map[key.Public]bool{}, nil, map[uint32]bool{}
 	if n.device == nil {
 		n.device = newSimDevice()
 	}
@@ -411,6 +412,8 @@ func (n *node) heardOut(index uint32, c *client, answer bool) {
 	if n.up {
 		n.replica.Started(index, c.public, answer, n.world.clock())
 		n.replica.Located(index, 51820, c.address)
+		n.unconfirmed[index] = true
+		n.world.after(startedLifetime, func() { delete(n.unconfirmed, index) })
 	}
 }
 
@@ -425,10 +428,18 @@ func (n *node) heardIn(m message, index uint32) {
 		return
 	}
 	if n.replica.Began(index) {
+		if m.kind == messageTypeData {
+			delete(n.unconfirmed, index)
+		}
 		n.do(n.replica.Confirmed(index, w.clock()))
 		return
 	}
 	c := m.keys.client
+	isFirst := n.unconfirmed[index] && m.kind == messageTypeData
+	if isFirst {
+		delete(n.unconfirmed, index)
+		n.do(n.replica.Stranger(index, 51820, c.address, w.clock()))
+	}
 	a := n.strangers[index]
 	if a == nil {
 		if n.device.indices[index] != m.keys {

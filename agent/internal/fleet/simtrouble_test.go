@@ -17,8 +17,11 @@ func (w *world) trouble() {
 	if !w.running {
 		return
 	}
-	up := w.upNodes()
-	switch w.random.IntN(8) {
+	up, what := w.upNodes(), w.random.IntN(8)
+	if w.split && what >= 3 && what <= 5 { // who dies in a partition, nobody notices
+		what = 1
+	}
+	switch what {
 	case 0:
 		if len(up) > fewest {
 			w.count("scale in")
@@ -71,6 +74,18 @@ func (w *world) upNodes() []*node {
 		up = append(up, w.newNode())
 	}
 	return up
+}
+
+// rebalance moves those that a move found no replica for.
+func (w *world) rebalance() {
+	for _, c := range w.clients {
+		if c.target != nil && !c.target.ready {
+			w.move(c, w.anyReady(c.target))
+		}
+	}
+	if w.running {
+		w.after(5*time.Second, w.rebalance)
+	}
 }
 
 // moveSomebody has the load balancer change its mind, once or every 3 s for a while.

@@ -73,6 +73,9 @@ func (o outage) most(c simConfig) time.Duration {
 	if o.unknown > 0 && (o.parted > 0 || o.unseen > 0) {
 		most += rekeyAttempt // of the former holder, each of which puts the client off
 	}
+	if o.parted > 0 {
+		most += firstRetry // of a call that nobody asked for
+	}
 	if o.dead > 0 && o.cold {
 		most += rekeyTimeout + 333*time.Millisecond
 	}
@@ -193,6 +196,7 @@ func newWorld(seed uint64, c simConfig, clients int) *world {
 		}
 	}
 	w.after(5*time.Second, w.check)
+	w.after(5*time.Second, w.rebalance)
 	return w
 }
 

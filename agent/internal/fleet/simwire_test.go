@@ -149,7 +149,9 @@ func (c *client) initiate() {
 // receive takes what comes from the gateway.
 func (c *client) receive(m message) {
 	w := c.world
-	w.trace(c, "gets type %d isData %t of session %v", m.kind, m.isData, m.keys)
+	if w.traced != "" {
+		w.trace(c, "gets type %d isData %t of session %v from %v", m.kind, m.isData, m.keys, m.from)
+	}
 	switch m.kind {
 	case messageTypeInit:
 		stamp := m.stamp / stampStep * stampStep
@@ -288,7 +290,9 @@ func (n *node) write(c *client, isData bool, sent time.Duration) {
 // receive takes what comes from a client.
 func (n *node) receive(c *client, m message) {
 	t, w := n.device.tunnel(c), n.world
-	w.trace(c, "%s gets type %d index %d", n.name, m.kind, m.index)
+	if w.traced != "" {
+		w.trace(c, "%s gets type %d index %d", n.name, m.kind, m.index)
+	}
 	switch m.kind {
 	case messageTypeInit:
 		k := &keypair{index: w.index(), born: w.now, byClient: true, client: c, node: n, clientsIndex: m.index}
