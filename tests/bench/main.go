@@ -58,6 +58,7 @@ func sections() []section {
 		{"swap", fileSwaps},
 		{"rotation", keyRotation},
 		{"throughput", throughput},
+		{"replicas", manyReplicas},
 	}
 }
 

@@ -22,6 +22,7 @@
 package e2e
 
 import (
+	"sync"
 	"testing"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
@@ -52,10 +53,18 @@ func TestCluster(t *testing.T) {
 		{"ReadinessGate", testReadinessGate},
 		{"Values", testValues},
 	}
+	var others sync.WaitGroup
 	for _, s := range scenarios {
 		t.Run(s.name, func(t *testing.T) {
+			others.Add(1)
+			t.Cleanup(others.Done)
 			t.Parallel()
 			s.run(t, c)
 		})
 	}
+	t.Run("NodeGone", func(t *testing.T) {
+		t.Parallel()
+		others.Wait() // a node is everybody's
+		testNodeGone(t, c)
+	})
 }

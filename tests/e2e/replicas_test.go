@@ -11,8 +11,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +22,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/crowd"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/stream"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
 )
@@ -83,6 +86,111 @@ func testReplicas(t *testing.T, c *cluster) {
 	})
 	report := s.Stop(10 * time.Second)
 	g.times.note(g.scenario, "the whole stream", report.String())
+}
+
+// nodeClients are enough for some of them to be at each of three replicas.
+const nodeClients = 12
+
+// testNodeGone cuts the power of a node that has replicas and clients of a gateway.
+// Nobody tells Kubernetes, which by itself would go on sending there for 40 s.
+func testNodeGone(t *testing.T, c *cluster) {
+	g := c.newGateway(t, "NodeGone", nil)
+	var people []client
+	for i := range nodeClients {
+		people = append(people, newClient(t, fmt.Sprintf("client-%d", i), byte(2+i)))
+	}
+	g.install(t, g.replicated(3, people...))
+	g.settled(t, 3)
+	g.balance(t) // by the first node that has a replica
+	pods := must[[]corev1.Pod](t)(g.pods(t.Context()))
+	onNode := map[string]int{}
+	for i := range pods {
+		onNode[pods[i].Spec.NodeName]++
+	}
+	const lost = "n2"
+	if len(onNode) != 2 || onNode[lost] == 0 {
+		t.Fatalf("replicas on nodes: %v, want some on each of two", onNode)
+	}
+	first := must[readiness](t)(g.readyz(t.Context(), pods[0]))
+	clients := g.startPinging(t, people, first.PublicKey)
+	eventually(t, "clients at replicas of both nodes", func(ctx context.Context) (bool, string) {
+		f, err := g.fleetOf(ctx, &pods[0])
+		if err != nil {
+			return false, err.Error()
+		}
+		connected := map[string]int{}
+		for _, m := range f.Members {
+			for i := range pods {
+				if pods[i].Name == m.Name {
+					connected[pods[i].Spec.NodeName] += m.ConnectedPeers
+				}
+			}
+		}
+		return connected[lost] > 0 && connected["n1"]+connected[lost] == nodeClients, fmt.Sprint(connected)
+	})
+	time.Sleep(6 * time.Second) // in a lab, WireGuard may shake hands again after 5 s
+	for _, c := range clients {
+		c.Reset()
+	}
+	t.Cleanup(func() {
+		if _, err := g.try(context.Background(), command{args: []string{g.program, "node", "start", lost}}); err != nil {
+			t.Error(err)
+		}
+		eventually(t, "the node to be back", func(ctx context.Context) (bool, string) {
+			node, err := g.client.CoreV1().Nodes().Get(ctx, lost, metav1.GetOptions{})
+			if err != nil {
+				return false, err.Error()
+			}
+			for _, condition := range node.Status.Conditions {
+				if condition.Type == corev1.NodeReady {
+					return condition.Status == corev1.ConditionTrue, string(condition.Status)
+				}
+			}
+			return false, "no condition"
+		})
+	})
+	g.run(t, command{args: []string{g.program, "node", "crash", lost}})
+	time.Sleep(2 * nodeOutage)
+	var outages []time.Duration
+	for _, c := range clients {
+		_, _, run := c.Loss(uint64(time.Second / nodeBeat))
+		outages = append(outages, time.Duration(run)*nodeBeat)
+	}
+	slices.Sort(outages)
+	worst := outages[len(outages)-1]
+	g.times.add(g.scenario, fmt.Sprintf("%d clients, longest outage of one", nodeClients), worst)
+	if worst > nodeOutage {
+		t.Errorf("outages %v, want %s at most", outages, nodeOutage)
+	}
+	if worst < nodeBeat {
+		t.Errorf("outages %v: the node that is gone was none that mattered", outages)
+	}
+	for i, c := range clients {
+		c.Reset()
+		eventually(t, people[i].name, func(context.Context) (bool, string) {
+			_, n, _ := c.Counts()
+			return n > 0, "left behind: no answers any more"
+		})
+	}
+}
+
+const nodeBeat = 50 * time.Millisecond
+
+// startPinging brings clients up, on one machine, and has them send until t ends.
+func (g *gateway) startPinging(t *testing.T, people []client, publicKey string) []*crowd.Client {
+	t.Helper()
+	identity := crowd.Identity{PublicKey: publicKey, Endpoint: netip.AddrPortFrom(g.address, clientPort)}
+	ns := g.machine(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	var pinging sync.WaitGroup
+	t.Cleanup(func() { cancel(); pinging.Wait() })
+	var out []*crowd.Client
+	for _, p := range people {
+		c := startOne(t, ns, p, identity)
+		out = append(out, c)
+		pinging.Go(func() { c.Ping(ctx, g.status.APIServer.Address.Addr(), nodeBeat) })
+	}
+	return out
 }
 
 // step does something to the replicas, and says what it cost the stream.

@@ -36,6 +36,7 @@ type many struct {
 // newMany starts replicas and clients, all of which are connected when it returns.
 func newMany(t *testing.T, replicas, clients int) *many {
 	t.Helper()
+	need(t)
 	m := &many{}
 	c := gateway.Config{Values: "server: {addresses: [10.8.0.1/16], drain: 20s}\n"}
 	for i := range clients {

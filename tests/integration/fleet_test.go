@@ -27,7 +27,6 @@ const spares = 6
 // newSquad starts n replicas, and waits until each knows of all others.
 func newSquad(t *testing.T, n int, plan netns.Plan, c gateway.Config) *squad {
 	t.Helper()
-	need(t)
 	key, err := wgclient.NewPrivateKey()
 	if err != nil {
 		t.Fatal(err)
@@ -101,8 +100,14 @@ const movePackets = 5
 // TestMovedFlow sends a stock client's packets to one replica after the other, as a
 // load balancer does that has changed its mind. By itself WireGuard takes 15 s for it.
 func TestMovedFlow(t *testing.T) {
+	need(t)
+	testMovedFlow(t, "userspace", false)
+}
+
+func testMovedFlow(t *testing.T, dataPlane string, kernelClient bool) {
 	alice := newPerson(t, "alice", "10.8.0.2")
-	s := newSquad(t, 3, netns.Plan{Clients: 1}, gateway.Config{Peers: []gateway.Peer{alice.entry()}})
+	s := newSquad(t, 3, netns.Plan{Clients: 1}, gateway.Config{Values: "server: {dataPlane: " + dataPlane + "}", Peers: []gateway.Peer{alice.entry()}})
+	s.kernelClients = kernelClient
 	target := s.echo(t).Addr()
 	s.send(t, 0, 0)
 	alice.connect(t, s.world, 0, "10.0.0.0/8")
@@ -118,11 +123,33 @@ func TestMovedFlow(t *testing.T) {
 	if r.Lost > movePackets*moves || r.LongestLoss > leastOutage {
 		t.Errorf("%d moves: %s, longest outage %s; want %d packets and %s each at most", moves, r, r.LongestLoss, movePackets, leastOutage)
 	}
+	if n := s.adoptions(t); n < moves {
+		t.Errorf("replicas adopted the client %d times, want %d at least", n, moves)
+	}
+}
+
+// adoptions is how often replicas have taken a peer over.
+func (s *squad) adoptions(t *testing.T) int {
+	t.Helper()
+	n := 0
+	for _, g := range s.replicas {
+		m, err := g.Metrics(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, ok := m.Value("vpn_gateway_fleet_adopted_peers_total")
+		if !ok {
+			t.Fatal("there is no metric of adopted peers")
+		}
+		n += int(v)
+	}
+	return n
 }
 
 // TestFlapping moves a client back and forth every 3 s, which is too often for
 // WireGuard's own timers ever to bring it back.
 func TestFlapping(t *testing.T) {
+	need(t)
 	alice := newPerson(t, "alice", "10.8.0.2")
 	s := newSquad(t, 2, netns.Plan{Clients: 1}, gateway.Config{Peers: []gateway.Peer{alice.entry()}})
 	target := s.echo(t).Addr()
@@ -146,6 +173,7 @@ func TestFlapping(t *testing.T) {
 // keepalive is what the new replica sees of it. By itself WireGuard notices with the
 // next handshake, up to two minutes later.
 func TestIdleClientMoves(t *testing.T) {
+	need(t)
 	alice := newPerson(t, "alice", "10.8.0.2")
 	s := newSquad(t, 2, netns.Plan{Clients: 1}, gateway.Config{Peers: []gateway.Peer{alice.entry()}})
 	target := s.echo(t).Addr()

@@ -47,6 +47,7 @@ func TestKernel(t *testing.T) {
 	t.Run("changed while killed", func(t *testing.T) { testChangedWhileKilled(t, o) })
 	t.Run("server key", func(t *testing.T) { testServerKeyInKernel(t, o) })
 	t.Run("drain", func(t *testing.T) { testDrain(t, "kernel", true) })
+	t.Run("moved to another replica", func(t *testing.T) { testMovedFlow(t, "kernel", true) })
 }
 
 func testAutoTakesKernel(t *testing.T, o *office) {

@@ -18,6 +18,7 @@ import (
 // clients at different replicas reach each other.
 func TestPassedOn(t *testing.T) {
 	alice, bob := newPerson(t, "alice", "10.8.0.2"), newPerson(t, "bob", "10.8.0.3")
+	need(t)
 	s := newSquad(t, 3, netns.Plan{Clients: 2}, gateway.Config{
 		Values: "routing: {peerToPeer: true, allowedDestinations: [{cidr: 10.0.0.0/8}]}",
 		Peers:  []gateway.Peer{alice.entry(), bob.entry()},

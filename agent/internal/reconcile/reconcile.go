@@ -150,68 +150,97 @@ func (r *Reconciler) Run(ctx context.Context, changed <-chan struct{}) error {
 	if r.runError != nil {
 		return fmt.Errorf("first run: %w", r.runError)
 	}
-	resync := time.NewTicker(r.Resync)
-	defer resync.Stop()
-	sessions := time.NewTicker(r.Sessions)
-	defer sessions.Stop()
+	e := r.events(changed)
+	defer e.stop()
 	backoff := newBackoff(time.Second, r.Resync)
-	var retry <-chan time.Time
-	var follow follower
-	keys := time.NewTimer(r.untilNextKey())
-	defer keys.Stop()
-	var fleetChanged <-chan struct{}
-	var calls <-chan state.Call
-	if r.Fleet != nil {
-		fleetChanged, calls = r.Fleet.Changed(), r.Fleet.Calls()
-	}
 	for {
-		select {
-		case <-ctx.Done():
+		ran := r.next(ctx, e)
+		if ctx.Err() != nil {
 			return nil
-		case c := <-calls:
-			r.call(c, calls)
+		}
+		if !ran {
 			continue
-		case <-fleetChanged:
-			if r.follow() {
-				continue
-			}
-			r.run(ctx, "replicas")
-		case <-sessions.C:
-			if !r.watchSessions(ctx) {
-				continue
-			}
-		case <-r.Handshakes:
-			follow.seen()
-			continue
-		case <-follow.C():
-			start := time.Now()
-			ran := r.watchSessions(ctx)
-			follow.looked(time.Since(start))
-			if !ran {
-				continue
-			}
-		case <-keys.C:
-			r.run(ctx, "keys")
-		case <-changed:
-			r.run(ctx, "files")
-		case <-r.resolver.resolved:
-			r.run(ctx, "endpoints")
-		case <-resync.C:
-			r.run(ctx, "resync")
-		case <-retry:
-			r.run(ctx, "retry")
 		}
 		if !maps.Equal(r.moved, r.inputs.Moved) {
 			r.run(ctx, "peers moved")
 		}
-		keys.Reset(r.untilNextKey())
-		retry = nil
+		e.keys.Reset(r.untilNextKey())
+		e.retry = nil
 		if r.runError != nil || r.secondError != nil || r.interlinkError != nil {
-			retry = time.After(backoff.next())
+			e.retry = time.After(backoff.next())
 		} else {
 			backoff.reset()
 		}
 	}
+}
+
+// events are what the loop waits for.
+type events struct {
+	changed          <-chan struct{}
+	resync, sessions *time.Ticker
+	keys             *time.Timer
+	retry            <-chan time.Time
+	follow           follower
+	// Of the fleet; nil where there is none.
+	replicas <-chan struct{}
+	calls    <-chan state.Call
+}
+
+func (r *Reconciler) events(changed <-chan struct{}) *events {
+	e := &events{
+		changed: changed, resync: time.NewTicker(r.Resync), sessions: time.NewTicker(r.Sessions),
+		keys: time.NewTimer(r.untilNextKey()),
+	}
+	if r.Fleet != nil {
+		e.replicas, e.calls = r.Fleet.Changed(), r.Fleet.Calls()
+	}
+	return e
+}
+
+func (e *events) stop() {
+	e.resync.Stop()
+	e.sessions.Stop()
+	e.keys.Stop()
+}
+
+// next waits for an event and does what it asks for. It reports whether that took a
+// whole run.
+func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
+	reason := ""
+	select {
+	case <-ctx.Done():
+		return false
+	case c := <-e.calls:
+		r.call(c, e.calls)
+		return false
+	case <-e.replicas:
+		if r.follow() {
+			return false
+		}
+		reason = "replicas"
+	case <-e.sessions.C:
+		return r.watchSessions(ctx)
+	case <-r.Handshakes:
+		e.follow.seen()
+		return false
+	case <-e.follow.C():
+		start := time.Now()
+		ran = r.watchSessions(ctx)
+		e.follow.looked(time.Since(start))
+		return ran
+	case <-e.keys.C:
+		reason = "keys"
+	case <-e.changed:
+		reason = "files"
+	case <-r.resolver.resolved:
+		reason = "endpoints"
+	case <-e.resync.C:
+		reason = "resync"
+	case <-e.retry:
+		reason = "retry"
+	}
+	r.run(ctx, reason)
+	return true
 }
 
 // Drain makes the gateway unready from now on, while everything else goes on,

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/crowd"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/gateway"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
+)
+
+const (
+	// beat is how often each of the many clients sends a packet: 100 a second.
+	beat = 10 * time.Millisecond
+	// crowdSize are the clients of the events that move many.
+	crowdSize = 50
+	flowMoves = 10
+	// mostPods are those that a gateway of several replicas may ever have had.
+	mostPods = 8
+	// pastSecondHandshake is when a session in a lab is as sessions are elsewhere:
+	// where the first handshake takes less than a millisecond, wireguard-go may begin
+	// another after 5 s.
+	pastSecondHandshake = 6 * time.Second
+
+	moveGoal    = 150 * time.Millisecond
+	moveLost    = 5 // of 100 a second
+	killGoal    = 3 * time.Second
+	nodeGoal    = 5 * time.Second
+	nativeWaits = 20 * time.Second // for WireGuard's own 15
+)
+
+// server is a replica, ours or a bare wireguard-go.
+type server interface {
+	// retire tells it to go. unready is called once no new packets should be sent to it.
+	retire(ctx context.Context, unready func() error) error
+	kill() error
+	network() *netns.NS
+	close() error
+}
+
+// replicas are servers of one key behind a load balancer, and clients of theirs.
+type replicas struct {
+	*bench
+	topology *netns.Topology
+	balancer *netns.Balancer
+	key      wgclient.Secret
+	keys     []wgclient.Secret // of the clients
+	bare     bool
+	servers  []server
+	clients  []*crowd.Client
+	from     []netip.Addr
+	closers  closeAll
+	stop     context.CancelFunc
+	pinging  sync.WaitGroup
+}
+
+// startReplicas starts servers and clients, and returns when all clients are
+// connected. bare takes wireguard-go alone, with all that is the same for all of
+// several: key, peers, firewall.
+func (b *bench) startReplicas(ctx context.Context, servers, clients int, bare bool) (*replicas, error) {
+	topology, err := netns.NewTopology(netns.Plan{Clients: 1})
+	if err != nil {
+		return nil, err
+	}
+	r := &replicas{
+		bench: b, topology: topology, bare: bare,
+		balancer: netns.NewBalancer(topology, netip.AddrPortFrom(topology.PublicIP(), gateway.Port)),
+	}
+	r.closers.add(topology.Close)
+	if err := r.start(ctx, servers, clients); err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return r, nil
+}
+
+func (r *replicas) start(ctx context.Context, servers, clients int) (err error) {
+	if r.key, err = wgclient.NewPrivateKey(); err != nil {
+		return err
+	}
+	for range clients {
+		k, err := wgclient.NewPrivateKey()
+		if err != nil {
+			return err
+		}
+		r.keys = append(r.keys, k)
+	}
+	for range servers {
+		if err := r.grow(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.known(ctx, servers); err != nil {
+		return err
+	}
+	pinging, stop := context.WithCancel(ctx)
+	r.stop = stop
+	for i := range r.keys {
+		if err := r.connectOne(pinging, i); err != nil {
+			return err
+		}
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		silent := slices.ContainsFunc(r.clients, func(c *crowd.Client) bool { _, n, _ := c.Counts(); return n == 0 })
+		if !silent {
+			break
+		}
+		if time.Now().After(deadline) {
+			return errors.New("not all clients have connected")
+		}
+	}
+	time.Sleep(pastSecondHandshake)
+	return nil
+}
+
+// tunnelAddress is that of a client in the tunnel.
+func tunnelAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 128, 1, byte(i + 1)}) }
+
+func (r *replicas) connectOne(ctx context.Context, i int) error {
+	from := netip.AddrFrom4([4]byte{198, 51, 100, byte(20 + i)})
+	if err := r.topology.Clients[0].AddAddress(netns.UplinkInterface, netip.PrefixFrom(from, 24)); err != nil {
+		return err
+	}
+	if err := r.balancer.Client(from); err != nil {
+		return err
+	}
+	c, err := crowd.Start(crowd.Options{
+		NS: r.topology.Clients[0], From: from, PrivateKey: r.keys[i], Address: tunnelAddress(i),
+		Gateway: crowd.Identity{PublicKey: r.key.Public(), Endpoint: netip.AddrPortFrom(r.topology.PublicIP(), gateway.Port)},
+	})
+	if err != nil {
+		return err
+	}
+	r.clients, r.from = append(r.clients, c), append(r.from, from)
+	r.pinging.Go(func() { c.Ping(ctx, r.topology.ServiceIP(), beat) })
+	return nil
+}
+
+// pod is where a server listens.
+func (r *replicas) pod(i int) netip.AddrPort {
+	return netip.AddrPortFrom(r.topology.PodIP(i), gateway.Port)
+}
+
+// grow adds a server and takes it into service.
+func (r *replicas) grow(ctx context.Context) error {
+	start := r.startOurs
+	if r.bare {
+		start = r.startBareReplica
+	}
+	s, err := start(ctx)
+	if err != nil {
+		return err
+	}
+	r.servers = append(r.servers, s)
+	r.balancer.Add(r.pod(len(r.servers) - 1))
+	return nil
+}
+
+// retire ends a server, and sends its clients elsewhere once it is unready.
+func (r *replicas) retire(ctx context.Context, i int) error {
+	return r.servers[i].retire(ctx, func() error {
+		_, err := r.balancer.Remove(r.pod(i))
+		return err
+	})
+}
+
+// cost is what an event cost the clients.
+type cost struct {
+	outages    []time.Duration // of those that lost anything, sorted
+	sent, lost uint64
+}
+
+// during measures what an event costs, until some time after it.
+func (r *replicas) during(event func() error, after time.Duration) (c cost, err error) {
+	for _, client := range r.clients {
+		client.Reset()
+	}
+	if err := event(); err != nil {
+		return c, err
+	}
+	time.Sleep(after)
+	for i, client := range r.clients {
+		sent, lost, run := client.Loss(uint64(time.Second / beat))
+		c.sent, c.lost = c.sent+sent, c.lost+lost
+		if lost > 0 {
+			c.outages = append(c.outages, time.Duration(run)*beat)
+		}
+		client.Reset()
+		time.Sleep(2 * beat)
+		if back := r.back(client); !back {
+			return c, fmt.Errorf("client %d was left behind", i)
+		}
+	}
+	slices.Sort(c.outages)
+	return c, nil
+}
+
+// back reports whether a client gets answers.
+func (r *replicas) back(c *crowd.Client) bool {
+	for deadline := time.Now().Add(backAfter); time.Now().Before(deadline); time.Sleep(beat) {
+		if _, n, _ := c.Counts(); n > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (c cost) worst() time.Duration {
+	if len(c.outages) == 0 {
+		return 0
+	}
+	return c.outages[len(c.outages)-1]
+}
+
+func (c cost) median() time.Duration {
+	if len(c.outages) == 0 {
+		return 0
+	}
+	return c.outages[len(c.outages)/2]
+}
+
+// text is the cost of many clients in a cell of the table.
+func (c cost) text() string {
+	return fmt.Sprintf("%s / %s, %d of %d lost", ms(c.median()), ms(c.worst()), c.lost, c.sent)
+}
+
+func (r *replicas) close() error {
+	if r.stop != nil {
+		r.stop()
+	}
+	r.pinging.Wait()
+	for _, c := range r.clients {
+		c.Close()
+	}
+	var errs []error
+	for _, s := range r.servers {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(append(errs, r.closers.close())...)
+}
+
+// replicasValues are those of our replicas. They have as long for their leave as a
+// rollout has, and find each other without a cluster's DNS.
+func (r *replicas) values() string {
+	var where []string
+	for i := range mostPods {
+		where = append(where, r.topology.PodIP(i).String())
+	}
+	return values + "  drain: 20s\nextraArgs: [\"--fleet-join=" + strings.Join(where, ",") + "\"]\n"
+}
