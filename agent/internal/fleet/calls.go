@@ -41,6 +41,7 @@ type calling struct {
 	turn    time.Duration
 	calls   int
 	called  bool // and not given up
+	unasked int  // calls that no packet asked for
 	nudged  time.Time
 	nudges  int
 }

@@ -21,6 +21,10 @@ const (
 	// have not come by themselves: not before the load balancer had its time. It is
 	// tried for as long as remembered.
 	orphanedAfter = 2 * time.Second
+	// orphanCalls is how often. Who is there answers; who is not here but with a replica
+	// that we do not hear from, behind a partition, must not be held up: its own timers
+	// begin anew with each call that it gets (section 6.5 of the whitepaper).
+	orphanCalls = 3
 )
 
 // Reminder asks for a packet to a peer that has come to us a moment ago.
@@ -95,9 +99,11 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 
 // callAt calls a peer where it was last seen.
 func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
-	if s.Endpoint == (netip.AddrPort{}) || !r.callingOf(s.Peer, now).isTurn(netip.AddrPort{}, now) {
+	c := r.callingOf(s.Peer, now)
+	if s.Endpoint == (netip.AddrPort{}) || c.unasked >= orphanCalls || !c.isTurn(netip.AddrPort{}, now) {
 		return
 	}
+	c.unasked++
 	r.call(s.Peer, Call{Peer: r.peers[s.Peer].PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
 }
 

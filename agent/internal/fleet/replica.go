@@ -80,7 +80,8 @@ type Call struct {
 	Peer key.Public
 	// Port is the UDP port of ours that the peer sends to; 0: any.
 	Port uint16
-	// Endpoint is where its packets come from; zero: the configured one.
+	// Endpoint is where its packets come from; zero: the configured one, without which
+	// the device falls silent.
 	Endpoint netip.AddrPort
 	// Nudge asks for a packet by the session that there is, not for a handshake: the
 	// peer has not seen that the handshake is over.
@@ -373,7 +374,7 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 	for id, c := range r.calls {
 		if c.called && now.Sub(c.last) >= callingFor {
 			c.called = false
-			e.Elsewhere = true
+			r.hush(id, &e)
 		}
 		if now.Sub(c.seen) >= 2*lastRetry {
 			delete(r.calls, id)
@@ -389,6 +390,21 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		r.place(id, &e)
 	}
 	return e
+}
+
+// hush ends a call in vain: the device shall not go on calling by itself, where the
+// peer may not be.
+func (r *Replica) hush(id PeerID, e *Effects) {
+	p, ok := r.peers[id]
+	if s, _ := r.table.Newest(id); !ok || p.Site || r.isMine(s) {
+		return
+	}
+	r.undo(id)
+	if _, ok := r.elsewhere[id]; ok {
+		e.Elsewhere = true
+		return
+	}
+	e.Calls = append(e.Calls, Call{Peer: p.PublicKey}) // at no address
 }
 
 // Elsewhere returns the peers that a sibling serves, with its name.

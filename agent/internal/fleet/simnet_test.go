@@ -277,7 +277,7 @@ func (n *node) hear(b []byte) {
 // tell sends a message to a sibling. Now and then one is lost.
 func (n *node) tell(o *node, sessions []Session) {
 	w := n.world
-	if w.random.IntN(100) == 0 {
+	if w.random.IntN(1000) == 0 {
 		return
 	}
 	b := encode(sessions, w.clock())
@@ -380,8 +380,10 @@ func (n *node) call(call Call) {
 		n.world.count("sessions in use that were renewed")
 	}
 	n.device.renew(c)
-	n.device.tunnel(c).knows = true
-	n.initiate(c)
+	if call.Endpoint.IsValid() {
+		n.device.tunnel(c).knows = true
+		n.initiate(c)
+	}
 }
 
 // isCurrent reports whether a session is what its client uses.
@@ -497,7 +499,7 @@ func (w *world) move(c *client, to *node) {
 		c.outage = outage{}
 	}
 	c.outage.moves++
-	if w.split || w.healed > 0 && w.now-w.healed < converges {
+	if w.parted() {
 		c.outage.parted++
 	}
 	if c.current != nil && w.now-c.current.born < 100*time.Millisecond || c.pending != 0 {

@@ -37,6 +37,8 @@ type outage struct {
 	// moved while replicas could not hear each other, with a session of the last
 	// moment, or to a replica whose agent is dead.
 	moves, parted, fresh, unseen int
+	// overtaken: a second replica called before the first was heard from.
+	overtaken int
 	// cold: the client called a replica that was dead, and waits for REKEY_TIMEOUT.
 	cold bool
 }
@@ -52,6 +54,8 @@ func (o outage) kind() string {
 		return "moved, and a message lost"
 	case o.fresh > 0:
 		return "moved during a handshake"
+	case o.overtaken > 0:
+		return "moved, and two replicas called at once"
 	case o.replayed > 0:
 		return "moved to a clock that is behind"
 	}
@@ -60,12 +64,24 @@ func (o outage) kind() string {
 
 // most is how long it may last.
 func (o outage) most(c simConfig) time.Duration {
-	most := maxMove * time.Duration(max(1, o.moves))
+	most := (maxMove + streamEvery) * time.Duration(max(1, o.moves))
 	if o.dead > 0 || o.unseen > 0 {
 		most += maxKill - maxMove
 	}
 	if o.replayed > 0 {
 		most += 2*c.skew + 2*firstRetry
+	}
+	if o.fresh > 0 {
+		most += rekeyTimeout + 333*time.Millisecond
+	}
+	if o.overtaken > 0 {
+		most = native // where both handshakes were with the replica that the client is with
+	}
+	if o.replayed > 0 && c.skew > time.Second { // the former holder's calls are newer, and hold the client up
+		most = 2*native + rekeyAttempt
+	}
+	if o.parted > 0 && o.lost > 0 {
+		most = native // both sides call, and the client forgets one for the other
 	}
 	if o.unknown > 0 && (o.parted > 0 || o.unseen > 0 || o.fresh > 0) {
 		most = native
@@ -91,6 +107,9 @@ func (w *world) stream(c *client) {
 		return
 	}
 	c.burst, c.outage.since = true, w.now
+	if w.parted() {
+		c.outage.parted++
+	}
 	var send func()
 	send = func() {
 		if !c.burst {
@@ -117,6 +136,9 @@ func (w *world) answered(c *client, sent time.Duration) {
 	}
 }
 
+// parted reports whether replicas cannot hear each other, or have not met since.
+func (w *world) parted() bool { return w.split || w.healed > 0 && w.now-w.healed < converges }
+
 // program is what runs on a client.
 func (w *world) program(c *client) {
 	w.after(w.in(c.every/2, c.every*3/2), func() {
@@ -125,6 +147,12 @@ func (w *world) program(c *client) {
 		}
 		if !c.burst {
 			c.outage = outage{}
+			if c.pending != 0 {
+				c.outage.fresh++
+			}
+			if c.overtaken > 0 && w.now-c.overtaken < 3*native {
+				c.outage.overtaken++
+			}
 			at := w.now
 			c.send(true)
 			w.after(2*c.distance+50*time.Millisecond, func() {
@@ -218,7 +246,13 @@ func (w *world) check() {
 			continue
 		}
 		if w.doubles[c]++; w.doubles[c] >= 2 {
-			w.fault("%s has %d holders for 5 s", c.name, holders)
+			text := ""
+			for _, n := range w.nodes {
+				if s, ok := n.replica.table.Newest(IDOf(c.public)); ok && n.up {
+					text += fmt.Sprintf("; %s (draining %t, sees %d): %d by %x, own %t, since %s", n.name, n.draining, len(n.seen), s.Seq, s.Holder, n.replica.isMine(s), s.Since.Sub(epoch))
+				}
+			}
+			w.fault("%s has %d holders for 5 s%s", c.name, holders, text)
 		}
 	}
 	w.after(5*time.Second, w.check)

@@ -91,6 +91,7 @@ type client struct {
 
 	outage     outage
 	burst      bool
+	overtaken  time.Duration
 	answeredAt time.Duration
 }
 
@@ -166,6 +167,10 @@ func (c *client) receive(m message) {
 		}
 		c.stamp, c.consumed, c.unanswered = stamp, w.now, 0
 		k := &keypair{index: m.index, born: w.now, client: c, node: m.from, clientsIndex: w.index()}
+		if c.next != nil && c.next.node != k.node {
+			c.outage.overtaken++
+			c.overtaken = w.now
+		}
 		c.answered(k)
 		w.toGateway(c, message{kind: messageTypeResp, keys: k})
 	case messageTypeResp:
