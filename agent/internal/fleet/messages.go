@@ -4,10 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
-	"log/slog"
-	"maps"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -32,7 +28,7 @@ func (d delegate) NodeMeta(int) []byte {
 }
 
 // NotifyMsg implements [memberlist.Delegate].
-func (d delegate) NotifyMsg(b []byte) { d.merge(b) }
+func (d delegate) NotifyMsg(b []byte) { d.merge(b, false) }
 
 // GetBroadcasts implements [memberlist.Delegate].
 func (d delegate) GetBroadcasts(overhead, limit int) [][]byte {
@@ -49,13 +45,13 @@ func (d delegate) LocalState(bool) []byte {
 }
 
 // MergeRemoteState implements [memberlist.Delegate].
-func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b) }
+func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, true) }
 
 // merge takes sessions that a sibling tells of. What was news goes on to others:
 // each replica tells three, and so all of them know after a few steps. That holds for
 // what two sides of a partition tell each other, too; but everything is news to who has
 // just come, and to nobody else.
-func (f *Fleet) merge(b []byte) {
+func (f *Fleet) merge(b []byte, isAll bool) {
 	now := time.Now()
 	isOffer := len(b) > 0 && b[0] == wireOffer
 	if isOffer {
@@ -71,7 +67,7 @@ func (f *Fleet) merge(b []byte) {
 		if isOffer {
 			return f.replica.Offered(sessions, now)
 		}
-		isNew := f.replica.KnowsNothing()
+		isNew := isAll && f.replica.KnowsNothing()
 		e := f.replica.Heard(sessions, now)
 		if isNew {
 			e.PassOn = nil
@@ -153,55 +149,3 @@ func (b *broadcast) Message() []byte { return encode([]Session{b.session}, time.
 
 // Finished implements [memberlist.Broadcast].
 func (b *broadcast) Finished() {}
-
-// logWriter takes memberlist's lines. It has no other way to say that it refused a
-// message.
-type logWriter struct{ *Fleet }
-
-// Write implements [io.Writer].
-func (w logWriter) Write(line []byte) (int, error) {
-	text := strings.TrimSpace(string(line))
-	level := slog.LevelDebug
-	severity, rest, found := strings.Cut(strings.TrimPrefix(text, "["), "] ")
-	if found {
-		text = strings.TrimPrefix(rest, "memberlist: ")
-	}
-	switch {
-	case strings.Contains(text, "ecrypt"): // decrypt, encrypted, encryption
-		w.refusedMessages.count(refusedEncryption)
-	case severity == "ERR" && (strings.Contains(text, "ecode") || strings.Contains(text, "msg type") || strings.Contains(text, "label") || strings.Contains(text, "compound")):
-		w.refusedMessages.count(refusedMalformed)
-	case severity == "WARN":
-		level = slog.LevelInfo
-	}
-	w.options.Log.Log(context.Background(), level, "memberlist", "severity", severity, "text", text)
-	return len(line), nil
-}
-
-// refusals counts by reason. The zero value counts nothing yet.
-type refusals struct {
-	mu     sync.Mutex
-	counts map[string]uint64
-}
-
-// count adds one, unless there is no reason.
-func (r *refusals) count(reason string) {
-	if reason == "" {
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.counts == nil {
-		r.counts = map[string]uint64{}
-	}
-	r.counts[reason]++
-}
-
-// of returns a copy that is never nil.
-func (r *refusals) of() map[string]uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	out := map[string]uint64{}
-	maps.Copy(out, r.counts)
-	return out
-}

@@ -229,8 +229,8 @@ func (w *world) exchange(a, b *node) {
 		return
 	}
 	ofA, ofB := encode(a.replica.State(), w.clock()), encode(b.replica.State(), w.clock())
-	a.hear(ofB)
-	b.hear(ofA)
+	a.hear(ofB, true)
+	b.hear(ofA, true)
 }
 
 func (n *node) membersChanged() {
@@ -260,13 +260,13 @@ func (w *world) lose(n, dead *node) {
 }
 
 // hear takes a message of a sibling.
-func (n *node) hear(b []byte) {
+func (n *node) hear(b []byte, isAll bool) {
 	sessions, err := decode(b, n.world.clock())
 	if err != nil {
 		n.world.count("undecodable")
 		return
 	}
-	isNew := n.replica.KnowsNothing()
+	isNew := isAll && n.replica.KnowsNothing()
 	e := n.replica.Heard(sessions, n.world.clock())
 	if isNew {
 		e.PassOn = nil
@@ -283,7 +283,7 @@ func (n *node) tell(o *node, sessions []Session) {
 	b := encode(sessions, w.clock())
 	w.after(w.in(500*time.Microsecond, 3*time.Millisecond), func() {
 		if w.hear(n, o) {
-			o.hear(b)
+			o.hear(b, false)
 		}
 	})
 }
