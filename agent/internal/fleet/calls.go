@@ -168,6 +168,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	if !isHere && r.isPulled(newest, now) {
+		r.recall(newest, now, &e)
 		e.Refused = TooSoon
 		return e
 	}

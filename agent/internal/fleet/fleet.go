@@ -244,6 +244,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 		time.AfterFunc(m.After, func() { f.do(func(time.Time) Effects { return f.replica.Remind(m) }) })
 	}
 	f.publish(e)
+	f.recall(e.Recall)
 	f.refusedPackets.count(string(e.Refused))
 	for _, c := range e.Adopted {
 		f.adopted.Add(1)

@@ -54,6 +54,27 @@ func (r *Replica) Remind(m Reminder) (e Effects) {
 	return e
 }
 
+// recallEvery bounds how often a sibling is told of a peer's packets that come here.
+const recallEvery = 10 * time.Millisecond
+
+// recall has the sibling that a peer went to draw it back, since its packets come here.
+func (r *Replica) recall(newest Session, now time.Time, e *Effects) {
+	if at := r.recalled[newest.Peer]; now.Sub(at) < recallEvery {
+		return
+	}
+	r.recalled[newest.Peer] = now
+	e.Recall = append(e.Recall, newest)
+}
+
+// Recalled draws peers back whose packets come to a sibling that they have left.
+func (r *Replica) Recalled(sessions []Session) (e Effects) {
+	for _, s := range sessions {
+		reminded := r.Remind(Reminder{Peer: s.Peer, Index: s.Index})
+		e.Calls = append(e.Calls, reminded.Calls...)
+	}
+	return e
+}
+
 // isPulled reports whether packets of a sibling's session come here because of what
 // we sent last.
 func (r *Replica) isPulled(newest Session, now time.Time) bool {
@@ -73,6 +94,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 	for id, at := range r.yielded {
 		if now.Sub(at) >= pulledWhileLeave {
 			delete(r.yielded, id)
+			delete(r.recalled, id)
 		}
 	}
 	for id, at := range r.gone {

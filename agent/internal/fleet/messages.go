@@ -53,10 +53,7 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, true) }
 // just come, and to nobody else.
 func (f *Fleet) merge(b []byte, isAll bool) {
 	now := time.Now()
-	isOffer := len(b) > 0 && b[0] == wireOffer
-	if isOffer {
-		b = append([]byte{wireVersion}, b[1:]...)
-	}
+	kind, b := kindOf(b)
 	sessions, err := decode(b, now)
 	if err != nil {
 		f.refusedMessages.count(refusedMalformed)
@@ -64,8 +61,11 @@ func (f *Fleet) merge(b []byte, isAll bool) {
 		return
 	}
 	f.do(func(time.Time) Effects {
-		if isOffer {
+		switch kind {
+		case wireOffer:
 			return f.replica.Offered(sessions, now)
+		case wireRecall:
+			return f.replica.Recalled(sessions)
 		}
 		isNew := isAll && f.replica.KnowsNothing()
 		e := f.replica.Heard(sessions, now)
@@ -74,6 +74,21 @@ func (f *Fleet) merge(b []byte, isAll bool) {
 		}
 		return e
 	})
+}
+
+// recall tells each holder of what comes here instead.
+func (f *Fleet) recall(sessions []Session) {
+	for _, s := range sessions {
+		f.mu.Lock()
+		node := f.siblings[f.replica.members[s.Holder].Name].node
+		f.mu.Unlock()
+		if node == nil {
+			continue
+		}
+		if err := f.list.SendBestEffort(node, encodeAs(wireRecall, []Session{s}, time.Now())); err != nil {
+			f.options.Log.Debug("recall not sent, reminders will do", "replica", node.Name, "error", err)
+		}
+	}
 }
 
 // publish tells the siblings of sessions: at once, so that a former holder falls silent

@@ -30,8 +30,9 @@ type Replica struct {
 	calls map[PeerID]*calling
 	// elsewhere are the peers that a sibling serves.
 	elsewhere map[PeerID]ReplicaID
-	// yielded are the peers that went to a sibling a moment ago.
-	yielded map[PeerID]time.Time
+	// yielded are the peers that went to a sibling a moment ago, and recalled when the
+	// sibling was last told that their packets come here.
+	yielded, recalled map[PeerID]time.Time
 	// gone are the replicas that are no more, since when.
 	gone map[ReplicaID]time.Time
 }
@@ -95,6 +96,8 @@ type Effects struct {
 	// PassOn was news from one sibling, and goes on to others.
 	PassOn []Session
 	Calls  []Call
+	// Recall goes to the sessions' holders, each for [Replica.Recalled].
+	Recall []Session
 	// Reminders are to be given back to [Replica.Remind] in time.
 	Reminders []Reminder
 	// Elsewhere is true where [Replica.Elsewhere] has changed, or somebody is not called
@@ -146,7 +149,7 @@ func NewReplica(name string, inherited bool) *Replica {
 		self: self, inherited: inherited,
 		peers: map[PeerID]configured{}, members: map[ReplicaID]Member{self: {Name: name}},
 		started: map[uint32]started{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{},
-		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
+		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
 

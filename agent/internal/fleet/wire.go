@@ -12,7 +12,8 @@ import (
 // What replicas send each other is a list of sessions, in messages and in the state
 // that they exchange in full now and then:
 //
-//	0       kind: 1 says that the sessions are there, 2 asks to take them over
+//	0       kind: 1 says that the sessions are there, 2 asks to take them over, 3 that
+//	        their packets come to the sender instead of the holder
 //	1…      sessions of 46 bytes each: index (4), peer (8), sequence number (4),
 //	        holder (8), age in 1/256 s (2), which for the greatest number is that or more
 //	        and the session over; the gateway's port (2), the peer's address (16, of IPv4
@@ -23,6 +24,7 @@ import (
 const (
 	wireVersion  = 1
 	wireOffer    = 2
+	wireRecall   = 3
 	wireSession  = 46
 	wireAge      = time.Second / 256
 	mostSessions = 1 << 17 // of a state: 10,000 peers have 30,000
@@ -79,6 +81,14 @@ func decode(b []byte, now time.Time) ([]Session, error) {
 		})
 	}
 	return out, nil
+}
+
+// kindOf tells what a message asks for, and returns it as [decode] reads it.
+func kindOf(b []byte) (byte, []byte) {
+	if len(b) == 0 || b[0] != wireOffer && b[0] != wireRecall {
+		return wireVersion, b
+	}
+	return b[0], append([]byte{wireVersion}, b[1:]...)
 }
 
 // endpointOf reads an address and a port; all zeros are none.
