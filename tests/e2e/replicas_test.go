@@ -132,23 +132,7 @@ func testNodeGone(t *testing.T, c *cluster) {
 	for _, c := range clients {
 		c.Reset()
 	}
-	t.Cleanup(func() {
-		if _, err := g.try(context.Background(), command{args: []string{g.program, "node", "start", lost}}); err != nil {
-			t.Error(err)
-		}
-		eventually(t, "the node to be back", func(ctx context.Context) (bool, string) {
-			node, err := g.client.CoreV1().Nodes().Get(ctx, lost, metav1.GetOptions{})
-			if err != nil {
-				return false, err.Error()
-			}
-			for _, condition := range node.Status.Conditions {
-				if condition.Type == corev1.NodeReady {
-					return condition.Status == corev1.ConditionTrue, string(condition.Status)
-				}
-			}
-			return false, "no condition"
-		})
-	})
+	t.Cleanup(func() { g.bringBack(t, lost) })
 	g.run(t, command{args: []string{g.program, "node", "crash", lost}})
 	time.Sleep(2 * nodeOutage)
 	var outages []time.Duration
@@ -172,6 +156,26 @@ func testNodeGone(t *testing.T, c *cluster) {
 			return n > 0, "left behind: no answers any more"
 		})
 	}
+}
+
+// bringBack starts a node again and waits until it is ready: the namespace's end waits
+// for its kubelet.
+func (g *gateway) bringBack(t *testing.T, node string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience) // that of t is over
+	defer cancel()
+	if _, err := g.try(ctx, command{args: []string{g.program, "node", "start", node}}); err != nil {
+		t.Error(err)
+	}
+	for ; ctx.Err() == nil; time.Sleep(pollInterval) {
+		n, err := g.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+		if err == nil && slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+			return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue && time.Since(c.LastHeartbeatTime.Time) < patience
+		}) {
+			return
+		}
+	}
+	t.Errorf("node %s is not back", node)
 }
 
 const nodeBeat = 50 * time.Millisecond
