@@ -70,8 +70,8 @@ func retry(calls int) time.Duration {
 // it is. Calls that no packet asked for are those of the zero address, and have a
 // back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
-	i := c.note(from, now)
-	if c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now) {
+	i, ok := c.note(from, now)
+	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now) {
 		return false
 	}
 	for j := range c.callers {
@@ -96,28 +96,30 @@ func before(a, b *caller) bool {
 	return cmp.Or(cmp.Compare(a.calls, b.calls), cmp.Compare(b.packets, a.packets)) < 0
 }
 
-// note counts a packet, and returns the number of the address that it came from. Of
-// too many addresses the one that sent the least goes.
-func (c *calling) note(from netip.AddrPort, now time.Time) int {
-	i := slices.IndexFunc(c.callers, func(o caller) bool { return o.from == from })
-	switch {
-	case i >= 0:
-	case len(c.callers) < callersKept:
+// note counts a packet, and returns the number of the address that it came from; ok is
+// false where there are too many. One that is quiet or had its turn makes room: a peer
+// sends on, and so it gets a place soon, and keeps it.
+func (c *calling) note(from netip.AddrPort, now time.Time) (i int, ok bool) {
+	i = slices.IndexFunc(c.callers, func(o caller) bool { return o.from == from })
+	if i < 0 && len(c.callers) < callersKept {
 		i = len(c.callers)
 		c.callers = append(c.callers, caller{from: from})
-	default:
-		i = 0
+	}
+	if i < 0 {
 		for j := range c.callers {
-			a, b := &c.callers[j], &c.callers[i]
-			if cmp.Or(cmp.Compare(a.packets, b.packets), a.seen.Compare(b.seen)) < 0 {
+			o := &c.callers[j]
+			if (o.calls > 0 || now.Sub(o.seen) >= firstRetry) && (i < 0 || o.seen.Before(c.callers[i].seen)) {
 				i = j
 			}
+		}
+		if i < 0 {
+			return 0, false
 		}
 		c.callers[i] = caller{from: from}
 	}
 	c.callers[i].seen = now
 	c.callers[i].packets++
-	return i
+	return i, true
 }
 
 // isNudge reports whether to tell the peer of its session.
