@@ -15,6 +15,10 @@ import (
 type bind struct {
 	ns   *netns.NS
 	from netip.Addr
+	// nat is where packets are let in from, as a NAT before the client would that is
+	// as strict as most are (address and port-dependent filtering, RFC 4787); the zero
+	// one: from anywhere.
+	nat  netip.AddrPort
 	mu   sync.Mutex
 	conn *net.UDPConn
 }
@@ -29,11 +33,18 @@ func (b *bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) {
 	defer b.mu.Unlock()
 	b.conn = c
 	receive := func(packets [][]byte, sizes []int, endpoints []conn.Endpoint) (int, error) {
-		n, from, err := c.ReadFromUDPAddrPort(packets[0])
-		if err != nil {
-			return 0, net.ErrClosed
+		var n int
+		var from netip.AddrPort
+		for {
+			var err error
+			if n, from, err = c.ReadFromUDPAddrPort(packets[0]); err != nil {
+				return 0, net.ErrClosed
+			}
+			from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+			if !b.nat.IsValid() || from == b.nat {
+				break
+			}
 		}
-		from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 		sizes[0], endpoints[0] = n, &conn.StdNetEndpoint{AddrPort: from}
 		return 1, nil
 	}

@@ -34,6 +34,8 @@ type Options struct {
 	Address netip.Addr
 	// Gateway to begin with.
 	Gateway Identity
+	// NAT lets packets in from the gateway's endpoint alone.
+	NAT bool
 }
 
 // Identity is a gateway's, with the pre-shared key that goes with it.
@@ -63,7 +65,11 @@ type Client struct {
 // Start brings a client up.
 func Start(o Options) (*Client, error) {
 	c := &Client{options: o, tun: tuntest.NewChannelTUN(), done: make(chan struct{})}
-	c.device = device.NewDevice(c.tun.TUN(), &bind{ns: o.NS, from: o.From}, device.NewLogger(device.LogLevelSilent, ""))
+	b := &bind{ns: o.NS, from: o.From}
+	if o.NAT {
+		b.nat = o.Gateway.Endpoint
+	}
+	c.device = device.NewDevice(c.tun.TUN(), b, device.NewLogger(device.LogLevelSilent, ""))
 	text := "private_key=" + inHex(o.PrivateKey.Reveal()) + "\n" + o.Gateway.section() + "replace_allowed_ips=true\nallowed_ip=0.0.0.0/0\n"
 	if err := c.device.IpcSet(text); err != nil {
 		c.device.Close()
