@@ -52,53 +52,67 @@ type replicas struct {
 	balancer *netns.Balancer
 	key      wgclient.Secret
 	keys     []wgclient.Secret // of the clients
-	bare     bool
-	servers  []server
-	clients  []*crowd.Client
-	from     []netip.Addr
-	closers  closeAll
-	stop     context.CancelFunc
-	pinging  sync.WaitGroup
+	setting
+	running []server
+	crowd   []*crowd.Client
+	from    []netip.Addr
+	closers closeAll
+	stop    context.CancelFunc
+	pinging sync.WaitGroup
+}
+
+// setting is what to start.
+type setting struct {
+	servers, clients int
+	// native takes wireguard-go alone, each with the same key, peers and firewall.
+	native bool
+	// nat puts the clients behind a NAT, as most are. Without one, what a replica still
+	// sends once the load balancer has forgotten the flow draws a client away.
+	nat bool
 }
 
 // startReplicas starts servers and clients, and returns when all clients are
-// connected. bare takes wireguard-go alone, with all that is the same for all of
-// several: key, peers, firewall.
-func (b *bench) startReplicas(ctx context.Context, servers, clients int, bare bool) (*replicas, error) {
+// connected.
+func (b *bench) startReplicas(ctx context.Context, s setting) (*replicas, error) {
 	topology, err := netns.NewTopology(netns.Plan{Clients: 1})
 	if err != nil {
 		return nil, err
 	}
 	r := &replicas{
-		bench: b, topology: topology, bare: bare,
+		bench: b, topology: topology, setting: s,
 		balancer: netns.NewBalancer(topology, netip.AddrPortFrom(topology.PublicIP(), gateway.Port)),
 	}
 	r.closers.add(topology.Close)
-	if err := r.start(ctx, servers, clients); err != nil {
+	if err := r.start(ctx); err != nil {
 		return nil, errors.Join(err, r.close())
 	}
 	return r, nil
 }
 
-func (r *replicas) start(ctx context.Context, servers, clients int) (err error) {
+func (r *replicas) start(ctx context.Context) (err error) {
 	if r.key, err = wgclient.NewPrivateKey(); err != nil {
 		return err
 	}
-	for range clients {
+	for range r.setting.clients {
 		k, err := wgclient.NewPrivateKey()
 		if err != nil {
 			return err
 		}
 		r.keys = append(r.keys, k)
 	}
-	for range servers {
+	for range r.setting.servers {
 		if err := r.grow(ctx); err != nil {
 			return err
 		}
 	}
-	if err := r.known(ctx, servers); err != nil {
+	if err := r.known(ctx, r.setting.servers); err != nil {
 		return err
 	}
+	return nil
+}
+
+// connect brings the clients up and waits until all are connected.
+func (r *replicas) connectAll(ctx context.Context) error {
 	pinging, stop := context.WithCancel(ctx)
 	r.stop = stop
 	for i := range r.keys {
@@ -107,7 +121,7 @@ func (r *replicas) start(ctx context.Context, servers, clients int) (err error) 
 		}
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		silent := slices.ContainsFunc(r.clients, func(c *crowd.Client) bool { _, n, _ := c.Counts(); return n == 0 })
+		silent := slices.ContainsFunc(r.crowd, func(c *crowd.Client) bool { _, n, _ := c.Counts(); return n == 0 })
 		if !silent {
 			break
 		}
@@ -132,14 +146,19 @@ func (r *replicas) connectOne(ctx context.Context, i int) error {
 	}
 	c, err := crowd.Start(crowd.Options{
 		NS: r.topology.Clients[0], From: from, PrivateKey: r.keys[i], Address: tunnelAddress(i),
-		Gateway: crowd.Identity{PublicKey: r.key.Public(), Endpoint: netip.AddrPortFrom(r.topology.PublicIP(), gateway.Port)},
+		Gateway: crowd.Identity{PublicKey: r.key.Public(), Endpoint: r.public()}, NAT: r.nat,
 	})
 	if err != nil {
 		return err
 	}
-	r.clients, r.from = append(r.clients, c), append(r.from, from)
+	r.crowd, r.from = append(r.crowd, c), append(r.from, from)
 	r.pinging.Go(func() { c.Ping(ctx, r.topology.ServiceIP(), beat) })
 	return nil
+}
+
+// public is what clients dial.
+func (r *replicas) public() netip.AddrPort {
+	return netip.AddrPortFrom(r.topology.PublicIP(), gateway.Port)
 }
 
 // pod is where a server listens.
@@ -150,21 +169,21 @@ func (r *replicas) pod(i int) netip.AddrPort {
 // grow adds a server and takes it into service.
 func (r *replicas) grow(ctx context.Context) error {
 	start := r.startOurs
-	if r.bare {
+	if r.native {
 		start = r.startBareReplica
 	}
 	s, err := start(ctx)
 	if err != nil {
 		return err
 	}
-	r.servers = append(r.servers, s)
-	r.balancer.Add(r.pod(len(r.servers) - 1))
+	r.running = append(r.running, s)
+	r.balancer.Add(r.pod(len(r.running) - 1))
 	return nil
 }
 
 // retire ends a server, and sends its clients elsewhere once it is unready.
 func (r *replicas) retire(ctx context.Context, i int) error {
-	return r.servers[i].retire(ctx, func() error {
+	return r.running[i].retire(ctx, func() error {
 		_, err := r.balancer.Remove(r.pod(i))
 		return err
 	})
@@ -178,14 +197,14 @@ type cost struct {
 
 // during measures what an event costs, until some time after it.
 func (r *replicas) during(event func() error, after time.Duration) (c cost, err error) {
-	for _, client := range r.clients {
+	for _, client := range r.crowd {
 		client.Reset()
 	}
 	if err := event(); err != nil {
 		return c, err
 	}
 	time.Sleep(after)
-	for i, client := range r.clients {
+	for i, client := range r.crowd {
 		sent, lost, run := client.Loss(uint64(time.Second / beat))
 		c.sent, c.lost = c.sent+sent, c.lost+lost
 		if lost > 0 {
@@ -235,11 +254,11 @@ func (r *replicas) close() error {
 		r.stop()
 	}
 	r.pinging.Wait()
-	for _, c := range r.clients {
+	for _, c := range r.crowd {
 		c.Close()
 	}
 	var errs []error
-	for _, s := range r.servers {
+	for _, s := range r.running {
 		errs = append(errs, s.close())
 	}
 	return errors.Join(append(errs, r.closers.close())...)
@@ -252,5 +271,5 @@ func (r *replicas) values() string {
 	for i := range mostPods {
 		where = append(where, r.topology.PodIP(i).String())
 	}
-	return values + "  drain: 20s\nextraArgs: [\"--fleet-join=" + strings.Join(where, ",") + "\"]\n"
+	return values + "  drain: 20s\nextraArgs: [--fleet-link-port=51840, \"--fleet-join=" + strings.Join(where, ",") + "\"]\n"
 }

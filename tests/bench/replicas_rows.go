@@ -15,7 +15,7 @@ import (
 // replica: of ours, and of wireguard-go with the same key and peers.
 func manyReplicas(ctx context.Context, b *bench) ([]row, error) {
 	var rows []row
-	for _, measure := range []func(context.Context, *bench) (row, error){movedFlow, rollingUpgrade, scaleIn, killed, nodeGone} {
+	for _, measure := range []func(context.Context, *bench) (row, error){movedFlow, rollingUpgrade, rollingUpgradeWithoutNAT, scaleIn, killed, nodeGone, passedOn} {
 		r, err := measure(ctx, b)
 		if err != nil {
 			return nil, err
@@ -28,17 +28,17 @@ func manyReplicas(ctx context.Context, b *bench) ([]row, error) {
 // movedFlow moves one client from replica to replica.
 func movedFlow(ctx context.Context, b *bench) (row, error) {
 	b.progress("moving a client's packets to another replica, %d times", flowMoves)
-	ours, err := b.event(ctx, 2, 1, false, func(r *replicas) (cost, error) { return r.moves(flowMoves, 2*time.Second) })
+	ours, err := b.event(ctx, setting{servers: 2, clients: 1, nat: true}, func(r *replicas) (cost, error) { return r.moves(flowMoves, 2*time.Second) })
 	if err != nil {
 		return row{}, err
 	}
-	native, err := b.event(ctx, 2, 1, true, func(r *replicas) (cost, error) { return r.moves(1, nativeWaits) })
+	native, err := b.event(ctx, setting{servers: 2, clients: 1, nat: true, native: true}, func(r *replicas) (cost, error) { return r.moves(1, nativeWaits) })
 	if err != nil {
 		return row{}, err
 	}
 	each := (ours.lost + flowMoves - 1) / flowMoves
 	return row{
-		what: fmt.Sprintf("A client's packets come to another replica, %d times, at 100 a second: outage, median / worst, and packets lost (peer, here and below: wireguard-go, each replica with the same key and peers)", flowMoves),
+		what: fmt.Sprintf("A client's packets come to another replica, %d times, at 100 a second: outage, median / worst, and packets lost (peer, here and below: wireguard-go, each replica with the same key and peers; clients behind a NAT unless said otherwise)", flowMoves),
 		ours: ours.text(), peer: native.text(), ratio: timesShorter(native.worst(), ours.worst()),
 		goal: fmt.Sprintf("≤ %s, %d packets", ms(moveGoal), moveLost),
 		met:  ours.worst() <= moveGoal && each <= moveLost,
@@ -60,17 +60,29 @@ func (r *replicas) moves(n int, after time.Duration) (all cost, err error) {
 }
 
 // event starts replicas with clients and measures something of them.
-func (b *bench) event(ctx context.Context, servers, clients int, bare bool, measure func(*replicas) (cost, error)) (c cost, err error) {
-	r, err := b.startReplicas(ctx, servers, clients, bare)
+func (b *bench) event(ctx context.Context, s setting, measure func(*replicas) (cost, error)) (c cost, err error) {
+	r, err := b.startReplicas(ctx, s)
 	if err != nil {
 		return c, err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	if err := r.connectAll(ctx); err != nil {
+		return c, err
+	}
 	return measure(r)
 }
 
 func rollingUpgrade(ctx context.Context, b *bench) (row, error) {
-	return b.manyMoved(ctx, 3, "Rolling upgrade of 3 replicas", func(r *replicas) error {
+	return b.manyMoved(ctx, setting{servers: 3, clients: crowdSize, nat: true}, "Rolling upgrade of 3 replicas", upgrade(ctx))
+}
+
+func rollingUpgradeWithoutNAT(ctx context.Context, b *bench) (row, error) {
+	return b.manyMoved(ctx, setting{servers: 3, clients: crowdSize}, "… the same, clients without a NAT, whom late packets draw away", upgrade(ctx))
+}
+
+// upgrade replaces three replicas, one after the other.
+func upgrade(ctx context.Context) func(*replicas) error {
+	return func(r *replicas) error {
 		for i := range 3 {
 			if err := r.grow(ctx); err != nil {
 				return err
@@ -83,11 +95,11 @@ func rollingUpgrade(ctx context.Context, b *bench) (row, error) {
 			}
 		}
 		return nil
-	})
+	}
 }
 
 func scaleIn(ctx context.Context, b *bench) (row, error) {
-	return b.manyMoved(ctx, 5, "Scale-in from 5 replicas to 2", func(r *replicas) error {
+	return b.manyMoved(ctx, setting{servers: 5, clients: crowdSize, nat: true}, "Scale-in from 5 replicas to 2", func(r *replicas) error {
 		var errs [3]error
 		var all sync.WaitGroup
 		for i := range errs {
@@ -99,18 +111,19 @@ func scaleIn(ctx context.Context, b *bench) (row, error) {
 }
 
 // manyMoved is a row of an event that moves many clients.
-func (b *bench) manyMoved(ctx context.Context, servers int, what string, event func(*replicas) error) (row, error) {
+func (b *bench) manyMoved(ctx context.Context, s setting, what string, event func(*replicas) error) (row, error) {
 	b.progress("%s, under %d clients", what, crowdSize)
 	measure := func(after time.Duration) func(*replicas) (cost, error) {
 		return func(r *replicas) (cost, error) {
 			return r.during(func() error { return event(r) }, after)
 		}
 	}
-	ours, err := b.event(ctx, servers, crowdSize, false, measure(2*time.Second))
+	ours, err := b.event(ctx, s, measure(2*time.Second))
 	if err != nil {
 		return row{}, fmt.Errorf("%s: %w", what, err)
 	}
-	native, err := b.event(ctx, servers, crowdSize, true, measure(nativeWaits))
+	s.native = true
+	native, err := b.event(ctx, s, measure(nativeWaits))
 	if err != nil {
 		return row{}, fmt.Errorf("%s, wireguard-go: %w", what, err)
 	}
@@ -122,12 +135,12 @@ func (b *bench) manyMoved(ctx context.Context, servers int, what string, event f
 }
 
 func killed(ctx context.Context, b *bench) (row, error) {
-	return b.death(ctx, "Replica killed with SIGKILL", killGoal, func(r *replicas) error { return r.servers[0].kill() })
+	return b.death(ctx, "Replica killed with SIGKILL", killGoal, func(r *replicas) error { return r.running[0].kill() })
 }
 
 func nodeGone(ctx context.Context, b *bench) (row, error) {
 	return b.death(ctx, "Node gone without a word", nodeGoal, func(r *replicas) error {
-		return r.servers[0].network().SetUp(netns.UplinkInterface, false)
+		return r.running[0].network().SetUp(netns.UplinkInterface, false)
 	})
 }
 
@@ -137,7 +150,8 @@ func nodeGone(ctx context.Context, b *bench) (row, error) {
 func (b *bench) death(ctx context.Context, what string, goal time.Duration, die func(*replicas) error) (row, error) {
 	b.progress("%s, under %d clients", what, crowdSize)
 	var noticed time.Duration
-	ours, err := b.event(ctx, 3, crowdSize, false, func(r *replicas) (cost, error) {
+	s := setting{servers: 3, clients: crowdSize, nat: true}
+	ours, err := b.event(ctx, s, func(r *replicas) (cost, error) {
 		return r.during(func() error {
 			start := time.Now()
 			if err := die(r); err != nil {
@@ -154,7 +168,8 @@ func (b *bench) death(ctx context.Context, what string, goal time.Duration, die 
 	if err != nil {
 		return row{}, fmt.Errorf("%s: %w", what, err)
 	}
-	native, err := b.event(ctx, 3, crowdSize, true, func(r *replicas) (cost, error) {
+	s.native = true
+	native, err := b.event(ctx, s, func(r *replicas) (cost, error) {
 		return r.during(func() error {
 			if err := die(r); err != nil {
 				return err

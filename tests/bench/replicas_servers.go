@@ -35,7 +35,7 @@ func (r *replicas) startOurs(ctx context.Context) (server, error) {
 func (r *replicas) known(ctx context.Context, n int) error {
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		missing := ""
-		for i, s := range r.servers {
+		for i, s := range r.running {
 			o, isOurs := s.(ours)
 			if !isOurs || len(o.Container().Exits()) > 0 {
 				continue
@@ -83,7 +83,7 @@ func (o ours) close() error { return o.Pod.Close() }
 // awaitDead waits until a replica of ours knows that another one is dead.
 func (r *replicas) awaitDead(ctx context.Context, survivor, dead int) error {
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		f, err := r.servers[survivor].(ours).Fleet(ctx)
+		f, err := r.running[survivor].(ours).Fleet(ctx)
 		if err != nil {
 			return err
 		}
