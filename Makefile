@@ -92,9 +92,10 @@ e2e: ## Run the tests on a Kubernetes of the project's own (root; the first run 
 	@$(GOTEST) -name e2e -- -v -count=1 -tags e2e -timeout 90m -parallel 8 ./tests/e2e/...
 
 .PHONY: fuzz
-fuzz: ## Fuzz the parser of what users write and the rotation of keys, each for FUZZTIME
+fuzz: ## Fuzz the parser of what users write, the rotation of keys and messages of the fleet, each for FUZZTIME
 	go test -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME) ./agent/internal/spec
 	go test -run '^$$' -fuzz FuzzRotate -fuzztime $(FUZZTIME) ./agent/internal/rotate
+	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./agent/internal/fleet
 
 .PHONY: bench
 bench: ## Measure reload, key rotation, metrics, throughput and memory; prints the README's table

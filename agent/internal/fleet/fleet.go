@@ -118,7 +118,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	f.Configure(o.Initial)
-	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: retransmits}
+	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: sessionRetransmits}
 	if f.list, err = memberlist.Create(f.config()); err != nil {
 		stop()
 		return nil, fmt.Errorf("fleet: listening on %s: %w", o.Address, err)

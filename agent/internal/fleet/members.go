@@ -32,6 +32,9 @@ const (
 	// gossipTo siblings at a time, each message retransmits × log10(replicas+1) times.
 	gossipTo    = 3
 	retransmits = 4
+	// sessionRetransmits is for sessions, all of which are sent straight to everybody
+	// first: what is lost there arrives so, and packets do not fill up.
+	sessionRetransmits = 3
 	// compareEvery is how often to compare everything with one sibling.
 	compareEvery = 30 * time.Second
 	// lookUpWithin is for a name's addresses, joinWithin for the first round of all.
@@ -204,7 +207,7 @@ func (e events) note(n *memberlist.Node, now MemberState) {
 	e.siblings[n.Name] = sibling{node: &kept, meta: m, state: now, since: since}
 	e.mu.Unlock()
 	if was.state != now {
-		e.options.Log.Info("replica "+string(now), "replica", n.Name, "address", addressOf(n).String())
+		e.options.Log.Info("replica has another state", "replica", n.Name, "state", string(now), "address", addressOf(n).String())
 	}
 	e.membersChanged()
 }

@@ -190,7 +190,7 @@ func (w *world) trace(c *client, format string, args ...any) {
 }
 
 func newWorld(seed uint64, c simConfig, clients int) *world {
-	w := &world{random: rand.New(rand.NewPCG(seed, 1)), config: c, counts: map[string]int{}, running: true, doubles: map[*client]int{}}
+	w := &world{random: rand.New(rand.NewPCG(seed, 1)), config: c, counts: map[string]int{}, sent: map[string]int{}, running: true, doubles: map[*client]int{}}
 	for i := range clients {
 		k := key.Public{byte(i), byte(i >> 8), 1}
 		w.peers = append(w.peers, Peer{PublicKey: k})

@@ -87,7 +87,6 @@ type client struct {
 	unanswered      time.Duration // since when data waits for any answer; 0: none does
 	lastSent        time.Duration
 	staged          bool
-	generation      int // of timers
 
 	outage     outage
 	burst      bool
