@@ -31,6 +31,7 @@ const sessionsGroup = 51821
 
 const (
 	messageInitiation = 1
+	messageReceiver   = 16 // the receiver's index of a response; see messageIndex
 
 	// strangerLifetime is for how long the keys of a session are good, and a little
 	// more; see REJECT_AFTER_TIME in section 6.1 of the WireGuard whitepaper.
@@ -47,6 +48,10 @@ const (
 	// sessionSnap is what is told of a packet: IPv6 header (40), UDP's (8) and the
 	// longest message of a handshake (148), and some room for options.
 	sessionSnap = 256
+	// sessionsBuffer holds what is told of while somebody looks: where a replica dies,
+	// thousands of peers come within a moment, and what is lost here is a session that
+	// nobody knows of.
+	sessionsBuffer = 4 << 20
 )
 
 // Sessions is the table and its log, in the network namespace that [NewSessions] was
@@ -136,7 +141,12 @@ func (s *Sessions) in() chain {
 			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
 			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: dynsetDelete},
 		}, tellWhole(handshakesMost)))
-		c.add("we called", seq(udpTo(port), isMessage(messageResponse), tellWhole(handshakesMost)))
+		// Only to what we began: anybody can make up responses, and they would take the
+		// place of the others in the log.
+		c.add("we called", seq(udpTo(port), isMessage(messageResponse), []expr.Any{
+			transport(messageReceiver, 4),
+			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
+		}, tellWhole(handshakesMost)))
 	}
 	return c
 }
@@ -240,6 +250,9 @@ func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
 	n, err := nflog.Open(&nflog.Config{Group: sessionsGroup, Copymode: nflog.CopyPacket, QThresh: 1, Bufsize: 4096})
 	if err != nil {
 		return fmt.Errorf("packet log of sessions: %w", err)
+	}
+	if err := n.Con.SetReadBuffer(sessionsBuffer); err != nil {
+		s.log.Warn("the packet log of sessions has little room", "error", err)
 	}
 	err = n.RegisterWithErrorFunc(ctx,
 		func(a nflog.Attribute) int {

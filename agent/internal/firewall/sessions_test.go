@@ -111,6 +111,7 @@ func TestSessions(t *testing.T) {
 		}, []Message{{Type: 4, Index: 8}}},
 		{"we call, and the peer answers", func() {
 			r.send(t, r.gateway, r.peer, initiation, 148, 9)
+			r.send(t, r.peer, r.gateway, messageResponse, 92, 70, 90) // made up
 			r.send(t, r.peer, r.gateway, messageResponse, 92, 70, 9)
 		}, []Message{{Out: true, Type: 1, Index: 9}, {Type: 2, Index: 9}}},
 		{"the peer uses the session, once", func() {
