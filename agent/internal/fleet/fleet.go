@@ -101,6 +101,9 @@ const (
 	callsQueued = 16384
 	// leaveWithin is how long to take for a goodbye.
 	leaveWithin = time.Second
+	// gossipMost bounds the sessions that wait to be gossiped: what a second or two can
+	// carry. All siblings were told of them directly, too.
+	gossipMost = 4096
 )
 
 // Start joins the fleet, or founds it where nobody is there. It looks for siblings
@@ -364,6 +367,7 @@ func (f *Fleet) tick(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		f.prune()
 		f.do(func(now time.Time) Effects {
 			f.useKeys(now)
 			for name, s := range f.siblings {

@@ -112,6 +112,19 @@ func (f *Fleet) publish(e Effects) {
 	}
 }
 
+// prune keeps gossip from piling up. memberlist takes none of it while there is nobody to
+// tell, and whoever comes is told everything; and where it is more than packets carry, what
+// was sent most often goes first, and is found again by comparing everything.
+func (f *Fleet) prune() {
+	most := gossipMost
+	if f.replicas() == 1 {
+		most = 0
+	}
+	if f.queue.NumQueued() > most {
+		f.queue.Prune(most)
+	}
+}
+
 // send tells all siblings at once.
 func (f *Fleet) send(ctx context.Context) {
 	for {

@@ -1,0 +1,48 @@
+package fleet
+
+import (
+	"log/slog"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
+)
+
+// newLoner has no siblings, and one peer.
+func newLoner(t *testing.T, alice key.Public, watch func(add, _ []uint32) error) *Fleet {
+	t.Helper()
+	f, err := Start(t.Context(), Options{
+		Name: "a", Address: netip.MustParseAddrPort("127.0.0.1:0"), Log: slog.New(slog.DiscardHandler),
+		Initial: &spec.Snapshot{
+			ServerKeys: []spec.ServerKey{{Key: key.GeneratePrivate(), Slot: key.Blue}},
+			Peers:      []spec.Peer{{PublicKey: alice}},
+		},
+		Watch: watch,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Close() })
+	return f
+}
+
+// TestGossipOfOne: a replica without siblings keeps nothing for them.
+func TestGossipOfOne(t *testing.T) {
+	alice := key.Public{1}
+	f := newLoner(t, alice, func(_, _ []uint32) error { return nil })
+	for i := range uint32(100) {
+		f.do(func(now time.Time) Effects {
+			f.replica.Started(i, alice, true, now)
+			return f.replica.Confirmed(i, now)
+		})
+	}
+	for range 500 {
+		if f.queue.NumQueued() == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d sessions wait to be gossiped to nobody", f.queue.NumQueued())
+}
