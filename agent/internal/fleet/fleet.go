@@ -225,6 +225,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	f.add, f.drop = append(f.add, e.Strangers...), append(f.drop, e.Known...)
 	var calls []state.Call
 	for _, c := range e.Calls {
+		f.receivers.expect(c.Peer, c.Endpoint)
 		calls = append(calls, f.callOf(c)...)
 	}
 	names := f.names

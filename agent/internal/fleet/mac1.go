@@ -28,7 +28,8 @@ const (
 
 // receivers tells for whom a handshake message is.
 type receivers struct {
-	peers []receiver
+	peers  []receiver
+	places map[key.Public]int // in peers
 	// last is who was at an address when it was last looked, the first to try.
 	last map[netip.AddrPort]int
 }
@@ -39,9 +40,10 @@ type receiver struct {
 }
 
 func newReceivers(peers []key.Public) *receivers {
-	r := &receivers{peers: make([]receiver, len(peers)), last: map[netip.AddrPort]int{}}
+	r := &receivers{peers: make([]receiver, len(peers)), places: make(map[key.Public]int, len(peers)), last: map[netip.AddrPort]int{}}
 	for i, p := range peers {
 		r.peers[i] = receiver{peer: p, mac1: blake2s.Sum256(append([]byte("mac1----"), p[:]...))}
+		r.places[p] = i
 	}
 	return r
 }
@@ -66,14 +68,27 @@ func (r *receivers) of(message []byte, to netip.AddrPort) (key.Public, bool) {
 	}
 	for i := range r.peers {
 		if r.peers[i].received(message, covered) {
-			if len(r.last) > 2*len(r.peers) {
-				clear(r.last) // addresses come and go
-			}
-			r.last[to] = i
+			r.note(to, i)
 			return r.peers[i].peer, true
 		}
 	}
 	return key.Public{}, false
+}
+
+// expect notes that a peer is about to be called at an address. Where a replica dies, all
+// of its peers are called within a moment: the log would overflow while each of them is
+// looked for among thousands.
+func (r *receivers) expect(peer key.Public, at netip.AddrPort) {
+	if i, ok := r.places[peer]; ok && at.IsValid() {
+		r.note(at, i)
+	}
+}
+
+func (r *receivers) note(at netip.AddrPort, i int) {
+	if len(r.last) > 2*len(r.peers) {
+		clear(r.last) // addresses come and go
+	}
+	r.last[at] = i
 }
 
 func (r *receiver) received(message []byte, covered int) bool {

@@ -164,3 +164,20 @@ func BenchmarkReceivers(b *testing.B) {
 		r.of(message, netip.AddrPort{})
 	}
 }
+
+// TestReceiversExpect: whoever is called is not looked for among all peers.
+func TestReceiversExpect(t *testing.T) {
+	gateway, alice := newKey(t), newKey(t)
+	at := netip.MustParseAddrPort("192.0.2.1:1")
+	r := newReceivers([]key.Public{newKey(t).Public(), alice.Public()})
+	r.expect(newKey(t).Public(), at)
+	r.expect(alice.Public(), netip.AddrPort{})
+	if len(r.last) != 0 {
+		t.Errorf("%d addresses remembered, of a stranger or of none", len(r.last))
+	}
+	r.expect(alice.Public(), at)
+	calls, _ := handshake(t, gateway, alice)
+	if i, ok := r.last[at]; !ok || !r.peers[i].received(calls[0], initiationMac1) {
+		t.Error("somebody else is expected")
+	}
+}
