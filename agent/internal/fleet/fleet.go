@@ -99,6 +99,8 @@ const (
 	// callsQueued are waiting for the loop; more are dropped, since packets of the
 	// same peers ask for them again.
 	callsQueued = 16384
+	// watchAgain is when to tell the kernel of all indices, after it refused some.
+	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.
 	leaveWithin = time.Second
 	// gossipMost bounds the sessions that wait to be gossiped: what a second or two can
@@ -376,7 +378,9 @@ func (f *Fleet) tick(ctx context.Context) {
 					delete(f.siblings, name)
 				}
 			}
-			return f.replica.Tick(now)
+			e := f.replica.Tick(now)
+			e.Known = nil // those that are over: the kernel forgets them by itself
+			return e
 		})
 	}
 }
@@ -394,7 +398,13 @@ func (f *Fleet) watchStrangers(ctx context.Context) {
 		f.add, f.drop = nil, nil
 		f.mu.Unlock()
 		if err := f.options.Watch(add, drop); err != nil {
-			f.options.Log.Error("cannot watch for peers of other replicas", "error", err)
+			f.options.Log.Error("cannot watch for peers of other replicas, trying again", "error", err)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(watchAgain):
+				f.WatchAll()
+			}
 		}
 	}
 }

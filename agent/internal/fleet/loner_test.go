@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"log/slog"
 	"net/netip"
 	"testing"
@@ -45,4 +46,29 @@ func TestGossipOfOne(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%d sessions wait to be gossiped to nobody", f.queue.NumQueued())
+}
+
+// TestWatchAgain: indices that the kernel refused to watch are not forgotten.
+func TestWatchAgain(t *testing.T) {
+	alice, watched := key.Public{1}, make(chan []uint32, 16)
+	fails := true
+	f := newLoner(t, alice, func(add, _ []uint32) error {
+		if fails {
+			fails = false
+			return errors.New("no buffer space available")
+		}
+		watched <- add
+		return nil
+	})
+	f.do(func(now time.Time) Effects {
+		return f.replica.Heard([]Session{{Index: 7, Peer: IDOf(alice), Seq: 1, Holder: ReplicaIDOf("b"), Since: now}}, now)
+	})
+	select {
+	case add := <-watched:
+		if len(add) != 1 || add[0] != 7 {
+			t.Errorf("watched are %v, want 7", add)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("never tried again")
+	}
 }
