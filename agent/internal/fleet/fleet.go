@@ -318,6 +318,19 @@ func (f *Fleet) Drain() {
 	}
 }
 
+// Forgot says that the device was made to forget peers, to fall silent towards them.
+func (f *Fleet) Forgot(peers []key.Public) {
+	f.do(func(now time.Time) Effects { return f.replica.Forgot(peers, now) })
+}
+
+// IsOver reports whether the peer of a call has come by itself meanwhile: to call it now
+// would end its session.
+func (f *Fleet) IsOver(c state.Call) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !c.Nudge && f.replica.Holds(c.Peer)
+}
+
 // HandOver asks the siblings to call the connected peers that are still here: those
 // that send nothing, and those that no load balancer moves.
 func (f *Fleet) HandOver() {

@@ -367,6 +367,33 @@ func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
 	}
 }
 
+// Forgot notes that the device was made to forget peers, to fall silent towards them, by
+// what was known a moment ago. One may have come since: what it has with us is lost, and
+// it is called.
+func (r *Replica) Forgot(peers []key.Public, now time.Time) (e Effects) {
+	for _, k := range peers {
+		id := IDOf(k)
+		r.undo(id)
+		for i, s := range r.table.Sessions(id) {
+			if !r.isMine(s) {
+				continue
+			}
+			delete(r.mine, s.Index)
+			e.Strangers = append(e.Strangers, s.Index)
+			if _, isConfigured := r.peers[id]; isConfigured && i == 0 {
+				r.callAt(s, now, &e)
+			}
+		}
+	}
+	return e
+}
+
+// Holds reports whether a peer's last session is one of ours.
+func (r *Replica) Holds(k key.Public) bool {
+	s, ok := r.table.Newest(IDOf(k))
+	return ok && r.isMine(s)
+}
+
 // Tick forgets what is over.
 func (r *Replica) Tick(now time.Time) (e Effects) {
 	for index, s := range r.started {

@@ -161,6 +161,19 @@ func (p Plan) Without(slots ...key.Slot) Plan {
 	return p
 }
 
+// Renewed are the peers whose sessions end with it.
+func (p Plan) Renewed() []key.Public {
+	var out []key.Public
+	for _, t := range p.Tunnels {
+		for i := range t.Device.Peers {
+			if t.Device.Peers[i].Operation == Renew {
+				out = append(out, t.Device.Peers[i].PublicKey)
+			}
+		}
+	}
+	return out
+}
+
 // Empty reports whether there is nothing to do.
 func (p Plan) Empty() bool {
 	return p.Firewall.empty() && len(p.Forward) == 0 && !slices.ContainsFunc(p.Tunnels, func(t Tunnel) bool { return !t.empty() })

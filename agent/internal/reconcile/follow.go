@@ -129,6 +129,7 @@ func (r *Reconciler) call(first state.Call, waiting <-chan state.Call) {
 			more = false
 		}
 	}
+	calls = slices.DeleteFunc(calls, r.Fleet.IsOver)
 	if err := r.Device.Apply(plan.Calls(r.desired, calls)); err != nil {
 		r.Log.Warn("cannot call peers, which try again by themselves", "peers", len(calls), "error", err)
 	}

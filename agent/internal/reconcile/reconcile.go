@@ -44,6 +44,10 @@ type Fleet interface {
 	Changed() <-chan struct{}
 	// Calls are handshakes to be made at once.
 	Calls() <-chan state.Call
+	// IsOver says of a call that it must not be made any more.
+	IsOver(state.Call) bool
+	// Forgot says whose sessions are gone with what was just applied.
+	Forgot([]key.Public)
 }
 
 // Options of a [Reconciler].

@@ -271,7 +271,13 @@ func (r *Reconciler) apply(p plan.Plan) error {
 	if err := r.Firewall.Apply(p.Firewall); err != nil {
 		return fmt.Errorf("firewall: %w", err)
 	}
-	if err := r.spare(r.Device.Apply(p)); err != nil {
+	err := r.Device.Apply(p)
+	// The plan is of what was known when it was made, and the device was read after that:
+	// a peer may have come to this replica meanwhile.
+	if forgotten := p.Renewed(); r.Fleet != nil && len(forgotten) > 0 {
+		r.Fleet.Forgot(forgotten)
+	}
+	if err := r.spare(err); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
 	r.keepApplied()

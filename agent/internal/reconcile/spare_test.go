@@ -12,7 +12,11 @@ import (
 )
 
 // linkedFleet has one sibling, which holds one peer.
-type linkedFleet struct{ *state.Fleet }
+type linkedFleet struct {
+	*state.Fleet
+	forgotten []key.Public
+	came      key.Public
+}
 
 func (f *linkedFleet) Configure(*spec.Snapshot) {}
 
@@ -21,6 +25,10 @@ func (f *linkedFleet) State() *state.Fleet { return f.Fleet }
 func (f *linkedFleet) Changed() <-chan struct{} { return nil }
 
 func (f *linkedFleet) Calls() <-chan state.Call { return nil }
+
+func (f *linkedFleet) Forgot(peers []key.Public) { f.forgotten = append(f.forgotten, peers...) }
+
+func (f *linkedFleet) IsOver(c state.Call) bool { return c.Peer == f.came }
 
 func newLinkedFleet(held ...key.Public) *linkedFleet {
 	f := &state.Fleet{
@@ -31,7 +39,7 @@ func newLinkedFleet(held ...key.Public) *linkedFleet {
 	for _, k := range held {
 		f.Elsewhere[k] = "b"
 	}
-	return &linkedFleet{f}
+	return &linkedFleet{Fleet: f}
 }
 
 // TestInterlinkFails: that there is no link to other replicas costs no tunnel, holds up
@@ -81,4 +89,33 @@ func TestInterlinkFailsLate(t *testing.T) {
 	r.step()
 	r.want("failing conditions", r.failing(), []string{"link"})
 	r.want("run error", r.runError, error(nil))
+}
+
+// TestForgets: the fleet is told whose sessions a run ended. It may know that one of them
+// has come to this replica, after the run began and before it looked at the device.
+func TestForgets(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
+	fleet := newLinkedFleet(publicKey(2))
+	r.Fleet = fleet
+	r.step()
+	r.want("nobody was here", fleet.forgotten, []key.Public(nil))
+	come := r.device.blue().Device.Peers[publicKey(2)]
+	come.Endpoint = netip.MustParseAddrPort("192.0.2.1:4500")
+	r.device.blue().Device.Peers[publicKey(2)] = come
+	r.step()
+	r.want("who was forgotten", fleet.forgotten, []key.Public{publicKey(2)})
+}
+
+// TestCallIsOver: a peer that came by itself, while a call to it waited, keeps its session.
+func TestCallIsOver(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
+	fleet := newLinkedFleet()
+	fleet.came = publicKey(2)
+	r.Fleet = fleet
+	r.step()
+	waiting := make(chan state.Call, 1)
+	waiting <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
+	r.call(state.Call{Slot: key.Blue, Peer: publicKey(2)}, waiting)
+	plans := r.device.applied
+	r.want("called", plans[len(plans)-1].Renewed(), []key.Public{publicKey(3)})
 }
