@@ -49,6 +49,14 @@ func TestController(t *testing.T) {
 			c.cut(rs, "ab", "c")
 			pass(long)
 		}, "ab", []string{"a c serving=False Ready=False"}},
+		{"2|1, for longer than the fleet remembers", "abc", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
+			c.cut(rs, "ab", "c")
+			pass(long)
+			clear(rs["c"].members)
+			delete(rs["a"].members, "c")
+			delete(rs["b"].members, "c")
+			pass(long)
+		}, "ab", []string{"a c serving=False Ready=False"}},
 		{"2|1, the majority cannot reach the API server", "abc", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
 			c.broken["a"], c.broken["b"] = errors.New("timeout"), errors.New("timeout")
 			c.cut(rs, "ab", "c")
@@ -270,8 +278,8 @@ func TestRun(t *testing.T) {
 			t.Errorf("%s holds the Lease although b is alive", c.lease.Holder)
 		}
 		a.members["b"] = Member{Name: "b", State: Dead, Since: time.Now().Add(1)}
-		time.Sleep(time.Second)
-		synctest.Wait() // sleeping alone does not order what is read below
+		time.Sleep(time.Second / 2) // a second after the change it looks at itself
+		synctest.Wait()             // sleeping alone does not order what is read below
 		c.pods["b"].Ready = statusTrue
 		changes <- struct{}{}
 		time.Sleep(time.Second)

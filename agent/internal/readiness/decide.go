@@ -161,7 +161,9 @@ func rank(self string, siblings []sibling) int {
 }
 
 // follow takes what the fleet knows over into what is known: a sibling that came
-// back, or died anew, is a new case.
+// back, or died anew, is a new case. The fleet forgets the dead after a while; here they
+// count for as long as they have Pods. Else those who are cut off would be all there are
+// after a minute, and let themselves back into service.
 func follow(self string, members []Member, known []sibling) []sibling {
 	out := make([]sibling, 0, len(members))
 	for _, m := range members {
@@ -174,6 +176,12 @@ func follow(self string, members []Member, known []sibling) []sibling {
 			s = known[i]
 		}
 		out = append(out, s)
+	}
+	for _, k := range known {
+		isForgotten := !slices.ContainsFunc(members, func(m Member) bool { return m.Name == k.Name })
+		if isForgotten && k.State == Dead && k.Service != gone {
+			out = append(out, k)
+		}
 	}
 	slices.SortFunc(out, func(a, b sibling) int { return strings.Compare(a.Name, b.Name) })
 	return out

@@ -111,4 +111,11 @@ func TestFollow(t *testing.T) {
 			t.Errorf("%s: %+v, want b alone, %v", name, got, tt.want)
 		}
 	}
+	if got := follow("a", []Member{{Name: "a"}}, known); len(got) != 1 {
+		t.Errorf("the fleet has forgotten b, which has a Pod: %+v", got)
+	}
+	known[0].Service = gone
+	if got := follow("a", []Member{{Name: "a"}}, known); len(got) != 0 {
+		t.Errorf("the fleet has forgotten b, which has no Pod: %+v", got)
+	}
 }
