@@ -39,6 +39,7 @@ var replicaKnobs = []knob{
 	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".args[9]", "--fleet-link-port=7001"},
 	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".ports[?(@.name=='fleet-link')].containerPort", "7001"},
 	{"fleet.link.port", "{fleet: {link: {port: 7001}}, networkPolicy: {enabled: true}}", policy, ".spec.ingress[2].ports[2].port", "7001"},
+	{"fleet.link.port", "{fleet: {link: {port: 7001}}, networkPolicy: {enabled: true, egress: [{ports: [{port: 53, protocol: UDP}]}]}}", policy, ".spec.egress[1].ports[2].port", "7001"},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", deployment, pod + ".readinessGates", ""},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", deployment, pod + ".automountServiceAccountToken", "false"},
 	{"fleet.readinessGate.enabled", "fleet: {readinessGate: {enabled: false}}", "Lease/vpn-gateway-fleet", ".metadata.name", ""},

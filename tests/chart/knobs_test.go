@@ -188,7 +188,7 @@ var knobs = []knob{
 	{"networkPolicy.httpFrom", "networkPolicy: {enabled: true, httpFrom: [{podSelector: {}}]}", policy, ".spec.ingress[1].from", `[{"podSelector":{}}]`},
 	{"networkPolicy.httpFrom", "networkPolicy: {enabled: true, httpFrom: [], extraIngress: [{from: [{podSelector: {}}]}]}", policy, ".spec.ingress[1]", `{"from":[{"podSelector":{}}]}`},
 	{"networkPolicy.extraIngress", "networkPolicy: {enabled: true, extraIngress: [{ports: [{port: 1}]}]}", policy, ".spec.ingress[2].ports[0].port", "1"},
-	{"networkPolicy.egress", "networkPolicy: {enabled: true, egress: [{ports: [{port: 53}]}]}", policy, ".spec.egress", `[{"ports":[{"port":53}]}]`},
+	{"networkPolicy.egress", "networkPolicy: {enabled: true, egress: [{ports: [{port: 53}]}]}", policy, ".spec.egress[0]", `{"ports":[{"port":53}]}`},
 	{"networkPolicy.egress", "{networkPolicy: {enabled: true, egress: []}, fleet: {enabled: false}}", policy, ".spec.egress", "[]"},
 	{"extraObjects", "extraObjects: [{apiVersion: v1, kind: ConfigMap, metadata: {name: '{{ .Release.Name }}-more'}}]", "ConfigMap/vpn-gateway-more", ".metadata.name", "vpn-gateway-more"},
 	{"extraObjects", "extraObjects: ['{apiVersion: v1, kind: ConfigMap, metadata: {name: {{ .Release.Name }}-more}}']", "ConfigMap/vpn-gateway-more", ".metadata.name", "vpn-gateway-more"},
