@@ -253,13 +253,14 @@ func (n *node) membersChanged() {
 
 // lose has a replica take another one for dead after a while.
 func (w *world) lose(n, dead *node) {
-	r := n.replica
 	w.after(w.in(w.config.detectLeast, w.config.detectMost), func() {
-		if _, known := n.seen[dead]; !known || !n.up || n.replica != r || w.hear(n, dead) {
+		if !n.up || w.hear(n, dead) {
 			return
 		}
-		delete(n.seen, dead)
-		n.membersChanged()
+		if _, known := n.seen[dead]; known {
+			delete(n.seen, dead)
+			n.membersChanged()
+		}
 		// A partition has two sides, and neither may say of the other that it is dead;
 		// who has died is alone.
 		if dead.ready && !dead.up {

@@ -224,6 +224,10 @@ func (w *world) move(c *client, to *node) {
 		c.outage = outage{}
 	}
 	c.outage.moves++
+	if c.moved > 0 && w.now-c.moved < time.Second {
+		c.outage.again++
+	}
+	c.moved = w.now
 	if w.parted() {
 		c.outage.parted++
 	}

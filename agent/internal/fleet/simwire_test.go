@@ -90,6 +90,7 @@ type client struct {
 
 	outage     outage
 	burst      bool
+	moved      time.Duration // last
 	overtaken  time.Duration
 	answeredAt time.Duration
 }
