@@ -99,6 +99,9 @@ const (
 	// callsQueued are waiting for the loop; more are dropped, since packets of the
 	// same peers ask for them again.
 	callsQueued = 16384
+	// keyLasts is for how long siblings are understood by a server key that clients may
+	// not use any more: their clocks may be behind.
+	keyLasts = time.Minute
 	// watchAgain is when to tell the kernel of all indices, after it refused some.
 	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.
@@ -165,14 +168,17 @@ func (f *Fleet) Configure(s *spec.Snapshot) {
 	})
 }
 
-// useKeys puts the keys that are answered to into the ring, where they have changed.
+// useKeys puts the keys of the snapshot into the ring, where they have changed: clocks are
+// apart, and so a sibling may write with a key that we do not answer to yet, or no more.
 func (f *Fleet) useKeys(now time.Time) {
-	ids := state.Identities(f.snapshot, now)
-	all := make([]key.Private, 0, len(ids)+1)
-	for _, id := range ids {
-		all = append(all, id.Key)
+	keys, overlap := f.snapshot.ServerKeys, f.snapshot.Gateway.KeyRotation.Server.Overlap
+	all := make([]key.Private, 0, len(keys)+1)
+	for i, k := range keys {
+		if next := i + 1; next == len(keys) || now.Before(keys[next].From.Add(overlap+keyLasts)) {
+			all = append(all, k.Key)
+		}
 	}
-	use := state.InForce(ids, now).Key
+	use := state.InForce(state.Identities(f.snapshot, now), now).Key
 	all = append(all, use)
 	if sameKeys(all, f.keys) {
 		return

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bytes"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -46,6 +47,32 @@ func TestGossipOfOne(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	t.Errorf("%d sessions wait to be gossiped to nobody", f.queue.NumQueued())
+}
+
+// TestKeysOfSiblings: a sibling whose clock is ahead or behind is understood, at the moment
+// at which a key takes the slot of another one, or without overlap its place.
+func TestKeysOfSiblings(t *testing.T) {
+	f := newLoner(t, key.Public{1}, func(_, _ []uint32) error { return nil })
+	s, now := *f.snapshot, time.Now()
+	first, second := s.ServerKeys[0], spec.ServerKey{Key: key.GeneratePrivate(), Slot: key.Blue, From: now}
+	s.ServerKeys = []spec.ServerKey{first, second}
+	for after, want := range map[time.Duration]struct {
+		primary spec.ServerKey
+		keys    int
+	}{-time.Second: {first, 2}, 0: {second, 2}, time.Second: {second, 2}, keyLasts: {second, 1}} {
+		primary, err := messageKey(want.primary.Key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.do(func(time.Time) Effects { // and no tick in between
+			f.snapshot = &s
+			f.useKeys(now.Add(after))
+			if n := len(f.ring.GetKeys()); n != want.keys || !bytes.Equal(f.ring.GetPrimaryKey(), primary) {
+				t.Errorf("%s after the change: %d keys, want %d, or the wrong one is used", after, n, want.keys)
+			}
+			return Effects{}
+		})
+	}
 }
 
 // TestWatchAgain: indices that the kernel refused to watch are not forgotten.
