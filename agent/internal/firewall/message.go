@@ -14,7 +14,8 @@ type Message struct {
 	Out bool
 	// Type is 1 for an initiation, 2 for a response and 4 for data.
 	Type byte
-	// Index is ours: the sender's of what we sent, the receiver's of what came in.
+	// Index is ours: the sender's of what we sent, the receiver's of what came in. Of
+	// data that we sent it is the peer's.
 	Index uint32
 	// Port is ours, Remote the other end.
 	Port   uint16

@@ -23,6 +23,8 @@ import (
 //	strangers     indices of sessions that another replica holds: whoever sends by
 //	              them has come to the wrong one
 //	unconfirmed   indices that we handed out and that were not used yet
+//	proofs        indices of peers with whom a handshake is under way: when we send by
+//	              one of them, WireGuard has found the handshake to be true
 //	heard         those that were told of a moment ago
 const SessionsTable = "vpn_gateway_sessions"
 
@@ -38,9 +40,9 @@ const (
 	strangerLifetime = 200 * time.Second
 	strangersMost    = 1 << 18 // elements; 10,000 peers have 30,000
 
-	// Limits of what is told of. Whoever repeats a packet of somebody else's makes
-	// no more of it than strangersEach for its index and strangersAll in total.
-	strangersEach  = 8 // a second
+	// Limits of what is told of, a second. Whoever repeats a packet of somebody else's
+	// makes no more of it than toldEach for its index and strangersAll in total.
+	toldEach       = 8 // a second
 	strangersAll   = 1000
 	handshakesMost = 1000
 	heardLifetime  = 10 * time.Second
@@ -77,12 +79,12 @@ func (s *Sessions) make() error {
 		c.AddTable(sessionsTable()) // makes the deletion of a missing table no error
 		c.DelTable(sessionsTable())
 		c.AddTable(sessionsTable())
-		for _, set := range []*nftables.Set{strangers(), unconfirmed(), heard()} {
+		for _, set := range []*nftables.Set{strangers(), unconfirmed(), heard(), proofs()} {
 			if err := c.AddSet(set, nil); err != nil {
 				return err
 			}
 		}
-		for _, ch := range []chain{s.in(), s.out()} {
+		for _, ch := range []chain{s.dataOut(), s.in(), s.out()} {
 			at := ch.nftables(sessionsTable())
 			c.AddChain(at)
 			for _, r := range ch.rules {
@@ -115,6 +117,13 @@ func unconfirmed() *nftables.Set {
 	}
 }
 
+func proofs() *nftables.Set {
+	return &nftables.Set{
+		Table: sessionsTable(), ID: 4, Name: "proofs", KeyType: nftables.TypeMark,
+		Dynamic: true, HasTimeout: true, Timeout: responseLifetime, Size: 65536,
+	}
+}
+
 func heard() *nftables.Set {
 	return &nftables.Set{
 		Table: sessionsTable(), ID: 3, Name: "heard", KeyType: nftables.TypeMark,
@@ -132,11 +141,7 @@ func (s *Sessions) in() chain {
 		data := seq(udpTo(port), isMessage(messageData), []expr.Any{transport(messageIndex, 4)})
 		c.add("somebody else's session", seq(data, []expr.Any{
 			&expr.Lookup{SourceRegister: register, SetName: strangers().Name},
-			&expr.Dynset{
-				SrcRegKey: register, SetName: heard().Name, Operation: unix.NFT_DYNSET_OP_UPDATE,
-				Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: strangersEach, Unit: expr.LimitTimeSecond, Burst: strangersEach}},
-			},
-		}, tellWhole(strangersAll)))
+		}, notOften(), tellWhole(strangersAll)))
 		c.add("first use of a session", seq(data, []expr.Any{
 			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
 			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: dynsetDelete},
@@ -146,8 +151,35 @@ func (s *Sessions) in() chain {
 		c.add("we called", seq(udpTo(port), isMessage(messageResponse), []expr.Any{
 			transport(messageReceiver, 4),
 			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
-		}, tellWhole(handshakesMost)))
+		}, awaitProof(messageIndex), tellWhole(handshakesMost)))
 	}
+	return c
+}
+
+// awaitProof notes the peer's index, which stands at an offset of a response.
+func awaitProof(offset uint32) []expr.Any {
+	return []expr.Any{
+		transport(offset, 4),
+		&expr.Dynset{SrcRegKey: register, SetName: proofs().Name, Operation: unix.NFT_DYNSET_OP_ADD},
+	}
+}
+
+// notOften bounds how often an index is told of.
+func notOften() []expr.Any {
+	return []expr.Any{&expr.Dynset{
+		SrcRegKey: register, SetName: heard().Name, Operation: unix.NFT_DYNSET_OP_UPDATE,
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: toldEach, Unit: expr.LimitTimeSecond, Burst: toldEach}},
+	}}
+}
+
+// dataOut tells of the first data that we send by a session: that we send it is proof
+// that the peer has the keys. Whoever can see packets could make up all that comes in.
+func (s *Sessions) dataOut() chain {
+	c := chain{name: "data_out"}
+	c.add("a handshake was true", seq([]expr.Any{
+		transport(messageIndex, 4),
+		&expr.Lookup{SourceRegister: register, SetName: proofs().Name},
+	}, notOften(), tellWhole(handshakesMost)))
 	return c
 }
 
@@ -158,12 +190,15 @@ func (s *Sessions) out() chain {
 		hook: nftables.ChainHookOutput, priority: nftables.ChainPriorityFilter,
 	}
 	for _, port := range s.ports {
+		c.add("", seq(udpFrom(port), isMessage(messageData), goTo(s.dataOut().name)))
+	}
+	for _, port := range s.ports {
 		wait := []expr.Any{
 			transport(messageIndex, 4),
 			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: unix.NFT_DYNSET_OP_ADD},
 		}
 		c.add("we call", seq(udpFrom(port), isMessage(messageInitiation), wait, tellWhole(handshakesMost)))
-		c.add("we answer", seq(udpFrom(port), isMessage(messageResponse), wait, tellWhole(handshakesMost)))
+		c.add("we answer", seq(udpFrom(port), isMessage(messageResponse), wait, awaitProof(messageReceiver), tellWhole(handshakesMost)))
 	}
 	return c
 }
@@ -215,7 +250,7 @@ func (s *Sessions) Repair() (made bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("nftables table %s: %w", SessionsTable, err)
 	}
-	if len(chains) == 2 {
+	if len(chains) == 3 {
 		return false, nil
 	}
 	return true, s.make()

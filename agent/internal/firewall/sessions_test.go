@@ -158,7 +158,7 @@ func TestSessionsFlood(t *testing.T) {
 			quiet = true
 		}
 	}
-	most := strangersEach*(2+int(took/time.Second)) + 1
+	most := toldEach*(2+int(took/time.Second)) + 1
 	t.Logf("%d packets in %d ms: told of %d", 2*packets+1, took.Milliseconds(), told)
 	if told > most {
 		t.Errorf("told of %d packets, want %d at most", told, most)

@@ -12,7 +12,6 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
@@ -50,6 +49,7 @@ type Fleet struct {
 	mu        sync.Mutex
 	replica   *Replica
 	receivers *receivers
+	claims    *claims
 	slots     map[uint16]key.Slot // by port
 	snapshot  *spec.Snapshot
 	keys      []key.Private // in the ring, the one in use last
@@ -116,7 +116,7 @@ const (
 func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
-		options: o, replica: NewReplica(o.Name, o.Inherited), siblings: map[string]sibling{},
+		options: o, replica: NewReplica(o.Name, o.Inherited), claims: newClaims(), siblings: map[string]sibling{},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
@@ -200,26 +200,6 @@ func sameKeys(a, b []key.Private) bool {
 		}
 	}
 	return true
-}
-
-// Heard takes a message of WireGuard's that passed one of the gateway's ports.
-func (f *Fleet) Heard(m firewall.Message) {
-	f.do(func(now time.Time) (e Effects) {
-		switch {
-		case m.Out:
-			if peer, ok := f.receivers.of(m.Bytes, m.Remote); ok {
-				f.replica.Started(m.Index, peer, m.Type == messageTypeResp, now)
-				f.replica.Located(m.Index, m.Port, m.Remote)
-			}
-			return e
-		case f.replica.Began(m.Index):
-			f.replica.Located(m.Index, m.Port, m.Remote)
-			return f.replica.Confirmed(m.Index, now)
-		case m.Type == messageTypeData:
-			return f.replica.Stranger(m.Index, m.Port, m.Remote, now)
-		}
-		return e
-	})
 }
 
 // do runs an event through the replica and carries out what follows.
