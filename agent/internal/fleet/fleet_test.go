@@ -109,7 +109,8 @@ func (c *crew) shakeHands(m *member) (index uint32) {
 	at := netip.MustParseAddrPort("192.0.2.1:40000")
 	index = binary.LittleEndian.Uint32(c.calls[0][4:])
 	m.Heard(firewall.Message{Out: true, Type: 1, Index: index, Port: 51820, Remote: at, Bytes: c.calls[0]})
-	m.Heard(firewall.Message{Type: 2, Index: index, Port: 51820, Remote: at})
+	m.Heard(response(false, at, index+1, index))
+	m.Heard(firewall.Message{Out: true, Type: 4, Index: index + 1, Port: 51820, Remote: at})
 	return index
 }
 

@@ -19,12 +19,14 @@ const (
 	pulledWhileLeave = 1500 * time.Millisecond
 	// orphanedAfter is when the peers of a replica that is gone are called, where they
 	// have not come by themselves: not before the load balancer had its time. It is
-	// tried for as long as remembered.
+	// tried for as long as the session lasts.
 	orphanedAfter = 2 * time.Second
 	// orphanCalls is how often. Who is there answers; who is not here but with a replica
 	// that we do not hear from, behind a partition, must not be held up: its own timers
-	// begin anew with each call that it gets (section 6.5 of the whitepaper).
+	// begin anew with each call that it gets (section 6.5 of the whitepaper). So after the
+	// first few, there is time between two calls for those.
 	orphanCalls = 3
+	orphanEvery = 30 * time.Second
 )
 
 // Reminder asks for a packet to a peer that has come to us a moment ago.
@@ -101,7 +103,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 		switch {
 		case at.IsZero():
 			r.gone[id] = now
-		case now.Sub(at) >= remembered:
+		case now.Sub(at) >= connectedFor:
 			delete(r.gone, id)
 		}
 	}
@@ -122,7 +124,10 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 // callAt calls a peer where it was last seen.
 func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
 	c := r.callingOf(s.Peer, now)
-	if s.Endpoint == (netip.AddrPort{}) || c.unasked >= orphanCalls || !c.isTurn(netip.AddrPort{}, now) {
+	if c.unasked >= orphanCalls && now.Sub(c.last) < orphanEvery {
+		return
+	}
+	if s.Endpoint == (netip.AddrPort{}) || !c.isTurn(netip.AddrPort{}, now) {
 		return
 	}
 	c.unasked++
