@@ -93,19 +93,19 @@ func (r *replicas) start(ctx context.Context) (err error) {
 	if r.key, err = wgclient.NewPrivateKey(); err != nil {
 		return err
 	}
-	for range r.setting.clients {
+	for range r.clients {
 		k, err := wgclient.NewPrivateKey()
 		if err != nil {
 			return err
 		}
 		r.keys = append(r.keys, k)
 	}
-	for range r.setting.servers {
+	for range r.servers {
 		if err := r.grow(ctx); err != nil {
 			return err
 		}
 	}
-	if err := r.known(ctx, r.setting.servers); err != nil {
+	if err := r.known(ctx, r.servers); err != nil {
 		return err
 	}
 	return nil
