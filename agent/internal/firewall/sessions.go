@@ -54,6 +54,8 @@ const (
 	// thousands of peers come within a moment, and what is lost here is a session that
 	// nobody knows of.
 	sessionsBuffer = 4 << 20
+	// listenAgain is when to listen again where that ended.
+	listenAgain = time.Second
 )
 
 // Sessions is the table and its log, in the network namespace that [NewSessions] was
@@ -304,7 +306,11 @@ func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
 				return 0
 			}
 			if ctx.Err() == nil {
-				s.log.Error("cannot see sessions any more: peers that come from other replicas wait for WireGuard's own timers", "error", err)
+				s.log.Error("cannot see sessions: peers that come from other replicas wait for WireGuard's own timers; trying again", "error", err)
+				time.AfterFunc(listenAgain, func() {
+					_ = n.Close() // the log has one listener
+					s.listenAgain(ctx, heard)
+				})
 			}
 			return 1
 		})
@@ -314,4 +320,15 @@ func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
 	}
 	context.AfterFunc(ctx, func() { _ = n.Close() })
 	return nil
+}
+
+// listenAgain is [Sessions.Listen] until it succeeds.
+func (s *Sessions) listenAgain(ctx context.Context, heard func(Message)) {
+	if ctx.Err() != nil {
+		return
+	}
+	if err := s.Listen(ctx, heard); err != nil {
+		s.log.Error("cannot see sessions, trying again", "error", err)
+		time.AfterFunc(listenAgain, func() { s.listenAgain(ctx, heard) })
+	}
 }

@@ -228,7 +228,9 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	for _, c := range calls {
 		select {
 		case f.calls <- c:
-			f.called.Add(1)
+			if !c.Nudge {
+				f.called.Add(1)
+			}
 		default:
 		}
 	}

@@ -20,8 +20,8 @@ func Calls(desired state.Desired, calls []state.Call) Plan {
 		t := &desired.Tunnels[i]
 		called := map[key.Public]state.Call{}
 		for _, c := range calls {
-			if c.Slot == t.Slot {
-				called[c.Peer] = c
+			if before, twice := called[c.Peer]; c.Slot == t.Slot && (!twice || before.Nudge || !c.Nudge) {
+				called[c.Peer] = c // a nudge is of no use before a handshake
 			}
 		}
 		if len(called) == 0 {

@@ -57,6 +57,20 @@ func TestCalls(t *testing.T) {
 	}
 }
 
+// Of several calls of one peer the last handshake counts, whatever nudges come.
+func TestCallsOfOnePeer(t *testing.T) {
+	alice := key.GeneratePrivate().Public()
+	desired := state.Desired{Tunnels: []state.Tunnel{{Slot: key.Blue, Device: state.Device{Peers: []state.Peer{{Name: "alice", PublicKey: alice}}}}}}
+	call := func(from string) state.Call {
+		return state.Call{Slot: key.Blue, Peer: alice, Endpoint: netip.MustParseAddrPort(from)}
+	}
+	nudge := state.Call{Slot: key.Blue, Peer: alice, Nudge: true}
+	p := Calls(desired, []state.Call{nudge, call("192.0.2.1:1"), call("192.0.2.2:2"), nudge})
+	if got := p.Tunnels[0].Device.Peers[0]; got.Operation != Renew || got.Endpoint.String() != "192.0.2.2:2" {
+		t.Errorf("%+v, want the call to 192.0.2.2:2", got)
+	}
+}
+
 func TestElsewhere(t *testing.T) {
 	k := key.GeneratePrivate().Public()
 	here := state.Peer{Name: "alice", PublicKey: k, Keepalive: wake}
