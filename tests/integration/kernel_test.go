@@ -225,7 +225,7 @@ func testInVirtualMachine(t *testing.T) {
 		},
 		// What the gateway needs, its client, and the network around them.
 		Modules: []string{
-			"wireguard", "nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_objref", "nft_reject_inet",
+			"wireguard", "nf_tables", "nft_chain_nat", "nft_ct", "nf_conntrack_netlink", "nft_masq", "nft_nat", "nft_objref", "nft_reject_inet",
 			"nft_limit", "nft_log", "nfnetlink_log", "bridge", "tun", "veth",
 		},
 		ConsoleLog: filepath.Join(logs, "console.log"),

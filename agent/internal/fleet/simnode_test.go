@@ -101,6 +101,9 @@ func (n *node) call(call Call) {
 		n.write(c, false, 0)
 		return
 	}
+	if n.replica.Holds(call.Peer) {
+		return // it has come by itself meanwhile
+	}
 	if k := n.device.tunnel(c).current; k != nil && n.isCurrent(k) {
 		n.world.count("sessions in use that were renewed")
 	}
@@ -120,12 +123,18 @@ func (n *node) follow() {
 	for k := range n.replica.Calling() {
 		delete(elsewhere, k)
 	}
+	var forgotten []key.Public
 	for k := range elsewhere {
 		if !n.silent[k] {
 			n.silent[k] = true
 			n.world.trace(n.world.byKey(k), "%s falls silent", n.name)
 			n.device.renew(n.world.byKey(k))
+			forgotten = append(forgotten, k)
 		}
+	}
+	if len(forgotten) > 0 {
+		slices.SortFunc(forgotten, key.Public.Compare) // a seed plays the same again
+		n.do(n.replica.Forgot(forgotten, n.world.clock()))
 	}
 	for k := range n.silent {
 		if _, ok := elsewhere[k]; !ok {

@@ -94,6 +94,9 @@ func (o outage) most(c simConfig) time.Duration {
 	if o.unknown > 0 && (o.parted > 0 || o.unseen > 0) {
 		most += rekeyAttempt // of the former holder, each of which puts the client off
 	}
+	if o.unknown > 0 && o.dead > 0 && o.lost > 0 {
+		most = native // who made the session died before it was heard of
+	}
 	if o.parted > 0 {
 		most += firstRetry // of a call that nobody asked for
 	}
