@@ -44,7 +44,6 @@ func TestCluster(t *testing.T) {
 		{"PushSecret", testPushSecret},
 		{"ExternalSecrets", testExternalSecrets},
 		{"Autoscaling", testAutoscaling},
-		{"Replicas", testReplicas},
 		{"Upgrade", testUpgrade},
 		{"Faults", testFaults},
 		{"Disruption", testDisruption},
@@ -62,9 +61,19 @@ func TestCluster(t *testing.T) {
 			s.run(t, c)
 		})
 	}
-	t.Run("NodeGone", func(t *testing.T) {
-		t.Parallel()
-		others.Wait() // a node is everybody's
-		testNodeGone(t, c)
-	})
+	// Alone, one after the other, since what they measure would suffer from the others;
+	// and a node is everybody's.
+	var alone sync.Mutex
+	for _, s := range []struct {
+		name string
+		run  func(t *testing.T, c *cluster)
+	}{{"Replicas", testReplicas}, {"NodeGone", testNodeGone}} {
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			others.Wait()
+			alone.Lock()
+			t.Cleanup(alone.Unlock)
+			s.run(t, c)
+		})
+	}
 }

@@ -27,7 +27,7 @@ const (
 	probeEvery  = 250 * time.Millisecond
 	probeWithin = 150 * time.Millisecond
 	suspicion   = 3
-	slowdown    = 2
+	slowdown    = 4
 	gossipEvery = 100 * time.Millisecond
 	// gossipTo siblings at a time, each message retransmits × log10(replicas+1) times.
 	gossipTo    = 3
