@@ -99,7 +99,11 @@ func testNodeGone(t *testing.T, c *cluster) {
 	for i := range nodeClients {
 		people = append(people, newClient(t, fmt.Sprintf("client-%d", i), byte(2+i)))
 	}
-	g.install(t, g.replicated(3, people...))
+	values := g.replicated(3, people...)
+	values["topologySpreadConstraints"] = []map[string]any{{
+		"maxSkew": 1, "topologyKey": "kubernetes.io/hostname", "whenUnsatisfiable": "DoNotSchedule", "matchLabelKeys": []string{"pod-template-hash"},
+	}}
+	g.install(t, values)
 	g.settled(t, 3)
 	g.balance(t) // by the first node that has a replica
 	pods := must[[]corev1.Pod](t)(g.pods(t.Context()))
