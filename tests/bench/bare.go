@@ -81,6 +81,20 @@ func (b *bench) startBare(ctx context.Context, ns *netns.NS) (*bare, error) {
 	return out, nil
 }
 
+// startBareGateway starts one in a Pod of its own, which forwards and masquerades, and
+// returns the Pod's index too.
+func (b *bench) startBareGateway(ctx context.Context, topology *netns.Topology) (*bare, int, error) {
+	pod, index, err := topology.AddPod()
+	if err != nil {
+		return nil, 0, err
+	}
+	if err := errors.Join(pod.Forward(), masquerade(pod)); err != nil {
+		return nil, 0, err
+	}
+	w, err := b.startBare(ctx, pod)
+	return w, index, err
+}
+
 func (w *bare) waitForSocket(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os/exec"
@@ -47,14 +46,8 @@ func (b *bench) startNative(ctx context.Context, topology *netns.Topology, to ne
 	if n.psk, err = wgclient.NewPresharedKey(); err != nil {
 		return nil, err
 	}
-	pod, index, err := topology.AddPod()
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(pod.Forward(), masquerade(pod)); err != nil {
-		return nil, err
-	}
-	if n.gateway, err = b.startBare(ctx, pod); err != nil {
+	var index int
+	if n.gateway, index, err = b.startBareGateway(ctx, topology); err != nil {
 		return nil, err
 	}
 	closers.add(n.gateway.close)

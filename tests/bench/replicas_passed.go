@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
@@ -49,8 +48,12 @@ func (b *bench) toClient(ctx context.Context, s setting, moves int, every time.D
 	}
 	var closers closeAll
 	defer func() { err = errors.Join(err, closers.close(), r.close()) }()
+	nft, err := testenv.FindTool("nft")
+	if err != nil {
+		return out, err
+	}
 	machine, from := r.topology.Clients[0], r.topology.ClientIP(0)
-	if err := errors.Join(r.balancer.Move(from, r.pod(0)), behindNAT(machine, r.public())); err != nil {
+	if err := errors.Join(r.balancer.Move(from, r.pod(0)), machine.BehindNAT(nft, r.public())); err != nil {
 		return out, err
 	}
 	// What a cluster's network would do for it.
@@ -109,18 +112,4 @@ func (b *bench) echoes(r *replicas, machine *netns.NS, closers *closeAll) (behin
 		*e.to = echo.Addr()
 	}
 	return behind, client, nil
-}
-
-// behindNAT lets packets in to a machine from the gateway's endpoint alone.
-func behindNAT(machine *netns.NS, public netip.AddrPort) error {
-	nft, err := testenv.FindTool("nft")
-	if err != nil {
-		return err
-	}
-	rules := fmt.Sprintf("table inet nat { chain input { type filter hook input priority 0; "+
-		"iifname %[1]s ip saddr != %[2]s drop; iifname %[1]s udp sport != %[3]d drop; }; }", netns.UplinkInterface, public.Addr(), public.Port())
-	if out, err := machine.Run(exec.Command(nft, rules)); err != nil {
-		return fmt.Errorf("a NAT before the client: %w: %s", err, out)
-	}
-	return nil
 }

@@ -100,14 +100,7 @@ func (r *replicas) awaitDead(ctx context.Context, survivor, dead int) error {
 type bareReplica struct{ *bare }
 
 func (r *replicas) startBareReplica(ctx context.Context) (server, error) {
-	pod, _, err := r.topology.AddPod()
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(pod.Forward(), masquerade(pod)); err != nil {
-		return nil, err
-	}
-	g, err := r.startBare(ctx, pod)
+	g, _, err := r.startBareGateway(ctx, r.topology)
 	if err != nil {
 		return nil, err
 	}

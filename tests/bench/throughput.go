@@ -121,14 +121,7 @@ func (b *bench) throughGateway(ctx context.Context, r *rig, closers *closeAll) (
 
 // throughBare makes a gateway of a bare wireguard-go, with a client.
 func (b *bench) throughBare(ctx context.Context, topology *netns.Topology, closers *closeAll) (*way, error) {
-	pod, index, err := topology.AddPod()
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(pod.Forward(), masquerade(pod)); err != nil {
-		return nil, err
-	}
-	g, err := b.startBare(ctx, pod)
+	g, index, err := b.startBareGateway(ctx, topology)
 	if err != nil {
 		return nil, err
 	}

@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -96,11 +95,8 @@ func (s *squad) send(t *testing.T, client, replica int) {
 // arrives, from another address, and the client follows it there.
 func (s *squad) behindNAT(t *testing.T, client int) {
 	t.Helper()
-	e := s.Endpoint
-	rules := fmt.Sprintf("table inet nat { chain input { type filter hook input priority 0; "+
-		"iifname eth0 ip saddr != %s drop; iifname eth0 udp sport != %d drop; }; }", e.Addr(), e.Port())
-	if out, err := s.Clients[client].Run(exec.Command(testenv.MustTool(t, "nft"), rules)); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	if err := s.Clients[client].BehindNAT(testenv.MustTool(t, "nft"), s.Endpoint); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -234,10 +234,11 @@ func (r *replicas) drained(ctx context.Context, most time.Duration) <-chan struc
 			case <-ctx.Done():
 				return
 			case now := <-ticker.C:
-				if r.Held() > 0 || r.Alone() {
+				held := r.Held() > 0
+				if held || r.Alone() {
 					empty = now
 				}
-				if now.Sub(offered) >= handOverEvery && r.Held() > 0 {
+				if held && now.Sub(offered) >= handOverEvery {
 					r.HandOver()
 					offered = now
 				}

@@ -93,14 +93,17 @@ func isMessage(kind byte) []expr.Any {
 	return compare(transport(messageType, 1), expr.CmpOpEq, []byte{kind})
 }
 
-// tell logs a packet's headers, at once: by itself the log waits for up to a
+// tell logs a packet's headers.
+func tell() []expr.Any { return logTo(handshakeGroup, 64, handshakesPerSecond) }
+
+// logTo logs the first bytes of a packet, at once: by itself the log waits for up to a
 // second for more.
-func tell() []expr.Any {
+func logTo(group uint16, bytes, aSecond uint32) []expr.Any {
 	return []expr.Any{
-		&expr.Limit{Type: expr.LimitTypePkts, Rate: handshakesPerSecond, Unit: expr.LimitTimeSecond, Burst: handshakesPerSecond},
+		&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(aSecond), Unit: expr.LimitTimeSecond, Burst: aSecond},
 		&expr.Log{
 			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_QTHRESHOLD,
-			Group: handshakeGroup, Snaplen: 64, QThreshold: 1,
+			Group: group, Snaplen: bytes, QThreshold: 1,
 		},
 	}
 }

@@ -205,16 +205,8 @@ func (s *Sessions) out() chain {
 	return c
 }
 
-// tellWhole logs a packet at once.
-func tellWhole(aSecond uint64) []expr.Any {
-	return []expr.Any{
-		&expr.Limit{Type: expr.LimitTypePkts, Rate: aSecond, Unit: expr.LimitTimeSecond, Burst: uint32(aSecond)}, //nolint:gosec // a constant
-		&expr.Log{
-			Key:   1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN | 1<<unix.NFTA_LOG_QTHRESHOLD,
-			Group: sessionsGroup, Snaplen: sessionSnap, QThreshold: 1,
-		},
-	}
-}
+// tellWhole logs a packet with the message in it.
+func tellWhole(aSecond uint32) []expr.Any { return logTo(sessionsGroup, sessionSnap, aSecond) }
 
 // Watch changes the set of strangers, by the indices of their sessions. Those that
 // the kernel forgot by itself may be taken away, too.

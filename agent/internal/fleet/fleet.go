@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -180,7 +181,7 @@ func (f *Fleet) useKeys(now time.Time) {
 	}
 	use := state.InForce(state.Identities(f.snapshot, now), now).Key
 	all = append(all, use)
-	if sameKeys(all, f.keys) {
+	if slices.Equal(all, f.keys) {
 		return
 	}
 	if err := setKeys(f.ring, all, use); err != nil {
@@ -188,18 +189,6 @@ func (f *Fleet) useKeys(now time.Time) {
 		return
 	}
 	f.keys = all
-}
-
-func sameKeys(a, b []key.Private) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // do runs an event through the replica and carries out what follows.

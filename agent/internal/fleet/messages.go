@@ -53,8 +53,8 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, true) }
 // just come, and to nobody else.
 func (f *Fleet) merge(b []byte, isAll bool) {
 	now := time.Now()
-	kind, b := kindOf(b)
-	sessions, err := decode(b, now)
+	kind := kindOf(b)
+	sessions, err := decodeAs(kind, b, now)
 	if err != nil {
 		f.refusedMessages.count(refusedMalformed)
 		f.options.Log.Debug("message of a sibling refused", "error", err)

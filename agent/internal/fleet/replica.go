@@ -19,7 +19,7 @@ type Replica struct {
 	// Pod, with its sessions: those that the table says are ours then are.
 	inherited bool
 
-	peers   map[PeerID]configured
+	peers   map[PeerID]Peer
 	members map[ReplicaID]Member // alive ones and draining ones, this one included
 	// started are our handshakes that are not confirmed, by index.
 	started map[uint32]started
@@ -49,10 +49,6 @@ type Peer struct {
 	// Site says that the gateway calls the peer, whose endpoint is configured. Of
 	// many replicas one does.
 	Site bool
-}
-
-type configured struct {
-	Peer
 }
 
 // own is a session that the device has.
@@ -147,7 +143,7 @@ func NewReplica(name string, inherited bool) *Replica {
 	self := ReplicaIDOf(name)
 	return &Replica{
 		self: self, inherited: inherited,
-		peers: map[PeerID]configured{}, members: map[ReplicaID]Member{self: {Name: name}},
+		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
 		started: map[uint32]started{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
@@ -155,9 +151,9 @@ func NewReplica(name string, inherited bool) *Replica {
 
 // Configure sets the peers that there are.
 func (r *Replica) Configure(peers []Peer) (e Effects) {
-	r.peers = make(map[PeerID]configured, len(peers))
+	r.peers = make(map[PeerID]Peer, len(peers))
 	for _, p := range peers {
-		r.peers[IDOf(p.PublicKey)] = configured{p}
+		r.peers[IDOf(p.PublicKey)] = p
 	}
 	r.placeAll(&e)
 	return e

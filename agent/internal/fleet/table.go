@@ -31,10 +31,7 @@ type known struct {
 // known, that is over, or that is older than those that are kept. dropped are those
 // that went for it.
 func (t *Table) Add(s Session) (news bool, dropped []Session) {
-	if t.peers == nil {
-		t.peers, t.indices = map[PeerID]known{}, map[uint32]PeerID{}
-	}
-	k := t.peers[s.Peer]
+	k := t.known(s.Peer)
 	if s.Compare(k.over) <= 0 {
 		return false, nil
 	}
@@ -62,10 +59,7 @@ func (t *Table) Add(s Session) (news bool, dropped []Session) {
 // Over notes a session that is over, by which those before it are, too. dropped are
 // those that were kept.
 func (t *Table) Over(s Session) (news bool, dropped []Session) {
-	if t.peers == nil {
-		t.peers, t.indices = map[PeerID]known{}, map[uint32]PeerID{}
-	}
-	k := t.peers[s.Peer]
+	k := t.known(s.Peer)
 	if s.Compare(k.over) <= 0 {
 		return false, nil
 	}
@@ -77,6 +71,14 @@ func (t *Table) Over(s Session) (news bool, dropped []Session) {
 	}
 	t.peers[s.Peer] = k
 	return true, dropped
+}
+
+// known is what is known of a peer, which may be nothing yet.
+func (t *Table) known(p PeerID) known {
+	if t.peers == nil {
+		t.peers, t.indices = map[PeerID]known{}, map[uint32]PeerID{}
+	}
+	return t.peers[p]
 }
 
 // forget takes a session out of the index, unless another peer's has its number.

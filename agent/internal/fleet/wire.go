@@ -61,10 +61,14 @@ func encodeAs(kind byte, sessions []Session, now time.Time) []byte {
 // decode reads a whole message or nothing of it. A later version than ours is no
 // fault of the sender's: the error says so, and a rolling upgrade goes on.
 func decode(b []byte, now time.Time) ([]Session, error) {
+	return decodeAs(wireVersion, b, now)
+}
+
+func decodeAs(kind byte, b []byte, now time.Time) ([]Session, error) {
 	switch {
 	case len(b) == 0:
 		return nil, fmt.Errorf("%w: empty", errMalformed)
-	case b[0] != wireVersion:
+	case b[0] != kind:
 		return nil, fmt.Errorf("%w: version %d, ours is %d", errMalformed, b[0], wireVersion)
 	case (len(b)-1)%wireSession != 0:
 		return nil, fmt.Errorf("%w: %d bytes are no whole sessions", errMalformed, len(b))
@@ -83,12 +87,13 @@ func decode(b []byte, now time.Time) ([]Session, error) {
 	return out, nil
 }
 
-// kindOf tells what a message asks for, and returns it as [decode] reads it.
-func kindOf(b []byte) (byte, []byte) {
-	if len(b) == 0 || b[0] != wireOffer && b[0] != wireRecall {
-		return wireVersion, b
+// kindOf tells what a message asks for; what is none counts as sessions, which it is
+// refused as.
+func kindOf(b []byte) byte {
+	if len(b) > 0 && (b[0] == wireOffer || b[0] == wireRecall) {
+		return b[0]
 	}
-	return b[0], append([]byte{wireVersion}, b[1:]...)
+	return wireVersion
 }
 
 // endpointOf reads an address and a port; all zeros are none.

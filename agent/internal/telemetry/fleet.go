@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"encoding/json"
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -96,8 +95,6 @@ func (c fleetCollector) Collect(out chan<- prometheus.Metric) {
 func fleetHandler(view func() FleetView) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		header(w, "application/json")
-		encoder := json.NewEncoder(w)
-		encoder.SetIndent("", "  ")
-		_ = encoder.Encode(view()) // the client may be gone
+		writeJSON(w, view())
 	}
 }

@@ -119,9 +119,13 @@ func writeReadiness(w http.ResponseWriter, s Status) {
 	if !r.Ready {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
+	writeJSON(w, r)
+}
+
+func writeJSON(w http.ResponseWriter, document any) {
 	encoder := json.NewEncoder(w)
 	encoder.SetIndent("", "  ")
-	_ = encoder.Encode(r) // the client may be gone
+	_ = encoder.Encode(document) // the client may be gone
 }
 
 type metricsHandler struct {

@@ -3,6 +3,7 @@ package netns
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -78,6 +79,12 @@ func (t *Topology) masquerade() error {
 // for the same address replaces the first for new flows; flows that conntrack
 // knows stay where they are.
 func (t *Topology) Publish(public, pod netip.AddrPort) error {
+	return t.redirect(nil, public, pod)
+}
+
+// redirect makes the node pass UDP packets for public on to pod that match, too; nil
+// matches all.
+func (t *Topology) redirect(match []expr.Any, public, pod netip.AddrPort) error {
 	c, err := nftables.New(nftables.WithNetNSFd(t.Node.Fd()))
 	if err != nil {
 		return fmt.Errorf("nftables of the node: %w", err)
@@ -86,7 +93,7 @@ func (t *Topology) Publish(public, pod netip.AddrPort) error {
 	if f != familyOf(pod.Addr()) {
 		return fmt.Errorf("publishing %s as %s: not of one family", pod, public)
 	}
-	exprs := append(f.matches(f.target, netip.PrefixFrom(public.Addr(), public.Addr().BitLen())),
+	exprs := slices.Concat(f.matches(f.target, netip.PrefixFrom(public.Addr(), public.Addr().BitLen())), match, []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
@@ -94,7 +101,7 @@ func (t *Topology) Publish(public, pod netip.AddrPort) error {
 		&expr.Immediate{Register: 1, Data: pod.Addr().AsSlice()},
 		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(pod.Port())},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
-	)
+	})
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: natTable}
 	chain := &nftables.Chain{Name: "prerouting", Table: table}
 	// The newest rule stands first and decides.
