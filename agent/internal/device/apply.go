@@ -6,11 +6,8 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"regexp"
-	"strconv"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
@@ -154,24 +151,10 @@ func (d *device) listen(port uint16) error {
 }
 
 func (d *device) send(c wgtypes.Config) error {
-	return explain(d.control.ConfigureDevice(d.name, c))
-}
-
-// explain names the errno that wgctrl leaves as a number in the text of a
-// userspace device's answer.
-func explain(err error) error {
-	if err == nil {
-		return nil
+	if own, ok := d.backend.(writer); ok {
+		return own.write(c)
 	}
-	m := regexp.MustCompile(`errno=-?(\d+)$`).FindStringSubmatch(err.Error())
-	if m == nil {
-		return err
-	}
-	n, atoiErr := strconv.Atoi(m[1])
-	if atoiErr != nil {
-		return err
-	}
-	return unix.Errno(n)
+	return d.control.ConfigureDevice(d.name, c)
 }
 
 func changeLink(link netlink.Link, p plan.Link) error {

@@ -1,16 +1,13 @@
 package device
 
 import (
-	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
@@ -126,24 +123,5 @@ func TestPeerConfigsTakeAllowedIPsAway(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("configuration (-want +got):\n%s", diff)
-	}
-}
-
-func TestExplain(t *testing.T) {
-	other := errors.New("read: connection reset")
-	for _, tt := range []struct {
-		name      string
-		err, want error
-	}{
-		{"none", nil, nil},
-		{"number of wireguard-go", os.NewSyscallError("read", errors.New("wguser: errno=-98")), unix.EADDRINUSE},
-		{"number", errors.New("wguser: errno=22"), unix.EINVAL},
-		{"something else", other, other},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, explain(tt.err), cmpopts.EquateErrors()); diff != "" {
-				t.Errorf("error (-want +got):\n%s", diff)
-			}
-		})
 	}
 }

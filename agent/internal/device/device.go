@@ -1,8 +1,9 @@
 // Package device is the gateway's WireGuard device: it makes or takes over the
 // link, reads what it is like and changes what a plan says. Two data planes,
 // the kernel's WireGuard and wireguard-go inside this process, differ in how
-// the device comes and goes only; both are configured through wgctrl, and
-// link, addresses, routes and forwarding of both through rtnetlink.
+// the device comes and goes, and in that wireguard-go is asked directly, where the
+// kernel is through wgctrl; both take wgctrl's configuration. Link, addresses, routes
+// and forwarding of both go through rtnetlink.
 //
 // It needs CAP_NET_ADMIN in its network namespace, and for wireguard-go
 // /dev/net/tun and a writable /var/run/wireguard. Nothing of /proc/sys is

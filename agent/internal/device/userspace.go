@@ -16,6 +16,7 @@ import (
 	wgdevice "golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/ipc"
 	"golang.zx2c4.com/wireguard/tun"
+	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
@@ -155,6 +156,15 @@ func (u *userspace) read(visit func(*state.ObservedPeer)) (state.ObservedDevice,
 		return state.ObservedDevice{}, err
 	}
 	return r.result(), nil
+}
+
+// write changes the device without the way around its socket.
+func (u *userspace) write(c wgtypes.Config) error {
+	device := u.device.Load()
+	if device == nil {
+		return fs.ErrClosed
+	}
+	return ipcErrno(device.IpcSet(ipcText(c)))
 }
 
 func (u *userspace) close() error {
