@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -146,8 +147,7 @@ func (s *Sessions) in() chain {
 		}, notOften(), tellWhole(strangersAll)))
 		c.add("first use of a session", seq(data, []expr.Any{
 			&expr.Lookup{SourceRegister: register, SetName: unconfirmed().Name},
-			&expr.Dynset{SrcRegKey: register, SetName: unconfirmed().Name, Operation: dynsetDelete},
-		}, tellWhole(handshakesMost)))
+		}, tellOnce(unconfirmed())))
 		// Only to what we began: anybody can make up responses, and they would take the
 		// place of the others in the log.
 		c.add("we called", seq(udpTo(port), isMessage(messageResponse), []expr.Any{
@@ -181,7 +181,7 @@ func (s *Sessions) dataOut() chain {
 	c.add("a handshake was true", seq([]expr.Any{
 		transport(messageIndex, 4),
 		&expr.Lookup{SourceRegister: register, SetName: proofs().Name},
-	}, notOften(), tellWhole(handshakesMost)))
+	}, notOften(), tellOnce(proofs())))
 	return c
 }
 
@@ -205,6 +205,14 @@ func (s *Sessions) out() chain {
 	return c
 }
 
+// tellOnce tells of a packet of a handshake, whose index leaves the set then: not where
+// there is too much to tell, so that the next packet is told of.
+func tellOnce(set *nftables.Set) []expr.Any {
+	told := tellWhole(handshakesMost)
+	forget := &expr.Dynset{SrcRegKey: register, SetName: set.Name, Operation: dynsetDelete}
+	return slices.Insert(told, len(told)-1, expr.Any(forget))
+}
+
 // tellWhole logs a packet with the message in it.
 func tellWhole(aSecond uint32) []expr.Any { return logTo(sessionsGroup, sessionSnap, aSecond) }
 
@@ -220,14 +228,40 @@ func (s *Sessions) Watch(add, remove []uint32) error {
 		}
 		add = add[n:]
 	}
-	for _, index := range remove {
-		// One by one: a transaction fails as a whole where one element is gone.
-		err := commit(func(c *nftables.Conn) error { return c.SetDeleteElements(strangers(), indices([]uint32{index})) })
-		if err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("nftables set strangers (-1): %w", err)
+	for len(remove) > 0 {
+		n := min(len(remove), chunk)
+		if err := forget(remove[:n]); err != nil {
+			return fmt.Errorf("nftables set strangers (-%d): %w", n, err)
+		}
+		remove = remove[n:]
+	}
+	return nil
+}
+
+// forget takes indices out of the set of strangers. A transaction fails as a whole where
+// one element is gone; those that are left are taken out one by one then.
+func forget(list []uint32) error {
+	remove := func(some []uint32) error {
+		return commit(func(c *nftables.Conn) error { return c.SetDeleteElements(strangers(), indices(some)) })
+	}
+	err := remove(list)
+	if !errors.Is(err, unix.ENOENT) || len(list) == 1 {
+		return ignore(err, unix.ENOENT)
+	}
+	for _, index := range list {
+		if err := ignore(remove([]uint32{index}), unix.ENOENT); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// ignore drops an error of a kind.
+func ignore(err, kind error) error {
+	if errors.Is(err, kind) {
+		return nil
+	}
+	return err
 }
 
 // Repair makes the table anew where it is gone, and reports whether it did: then all

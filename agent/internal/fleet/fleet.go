@@ -103,6 +103,9 @@ const (
 	// keyLasts is for how long siblings are understood by a server key that clients may
 	// not use any more: their clocks may be behind.
 	keyLasts = time.Minute
+	// watchRest is how long to leave the kernel alone after it was told of indices: each
+	// time costs as much as hundreds of indices at once.
+	watchRest = 10 * time.Millisecond
 	// watchAgain is when to tell the kernel of all indices, after it refused some.
 	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.
@@ -387,14 +390,18 @@ func (f *Fleet) watchStrangers(ctx context.Context) {
 		add, drop := f.add, f.drop
 		f.add, f.drop = nil, nil
 		f.mu.Unlock()
-		if err := f.options.Watch(add, drop); err != nil {
+		err, rest := f.options.Watch(add, drop), watchRest
+		if err != nil {
 			f.options.Log.Error("cannot watch for peers of other replicas, trying again", "error", err)
-			select {
-			case <-ctx.Done():
-				return
-			case <-time.After(watchAgain):
-				f.WatchAll()
-			}
+			rest = watchAgain
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(rest):
+		}
+		if err != nil {
+			f.WatchAll()
 		}
 	}
 }

@@ -27,6 +27,13 @@ func followDelays() []time.Duration {
 // spent without. With thousands of peers there is always one that shakes hands.
 const followShare = 5
 
+// followRest is how long to leave the tunnels alone after peers have moved to or from
+// other replicas. Where a replica leaves, hundreds move within a moment, and to take up
+// many at once costs hardly more than one: time that those who wait for a handshake need.
+func followRest(took time.Duration) time.Duration {
+	return min(max((followShare-1)*took, 5*time.Millisecond), 50*time.Millisecond)
+}
+
 // follower says when to look. Its zero value has nothing to look for.
 type follower struct {
 	timer *time.Timer

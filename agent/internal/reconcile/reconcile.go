@@ -185,8 +185,9 @@ type events struct {
 	keys             *time.Timer
 	retry            <-chan time.Time
 	follow           follower
-	// Of the fleet; nil where there is none.
+	// Of the fleet; nil where there is none, and replicas while it rests.
 	replicas <-chan struct{}
+	resume   <-chan time.Time
 	calls    <-chan state.Call
 }
 
@@ -210,6 +211,12 @@ func (e *events) stop() {
 // next waits for an event and does what it asks for. It reports whether that took a
 // whole run.
 func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
+	select { // a client waits
+	case c := <-e.calls:
+		r.call(c, e.calls)
+		return false
+	default:
+	}
 	reason := ""
 	select {
 	case <-ctx.Done():
@@ -217,8 +224,14 @@ func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
 	case c := <-e.calls:
 		r.call(c, e.calls)
 		return false
+	case <-e.resume:
+		e.replicas = r.Fleet.Changed()
+		return false
 	case <-e.replicas:
-		if r.follow() {
+		start := time.Now()
+		followed := r.follow()
+		e.replicas, e.resume = nil, time.After(followRest(time.Since(start)))
+		if followed {
 			return false
 		}
 		reason = "replicas"
