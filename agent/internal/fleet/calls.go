@@ -17,7 +17,9 @@ const (
 	// another address would undo what it began.
 	longestTurn = time.Second
 	// lateFor is for how long after a session was made packets of the one before it
-	// may be under way. Who sends by it later than that has not learnt of the new one.
+	// may be under way to a replica where the peer was before. Who sends by it later than
+	// that has not learnt of the new one; nor has who sends it to yet another replica,
+	// because the load balancer has moved it before it heard from the one that called.
 	lateFor = firstRetry
 	// nudgeEvery bounds how often a peer that does not know of its session is told,
 	// and nudges how often in vain.
@@ -41,9 +43,11 @@ type calling struct {
 	turn    time.Duration
 	calls   int
 	called  bool // and not given up
-	unasked int  // calls that no packet asked for
-	nudged  time.Time
-	nudges  int
+	// answered is when a response to the last call came in, the first one.
+	answered time.Time
+	unasked  int // calls that no packet asked for
+	nudged   time.Time
+	nudges   int
 }
 
 // caller is an address that packets of a peer come from.
@@ -71,7 +75,7 @@ func retry(calls int) time.Duration {
 // back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	i, ok := c.note(from, now)
-	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now) {
+	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn || c.isAnswered(now) || !c.callers[i].due(now) {
 		return false
 	}
 	for j := range c.callers {
@@ -89,6 +93,20 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 		c.turn = firstRetry
 	}
 	return true
+}
+
+// isAnswered reports whether a response to the last call came in a moment ago. To call
+// again now would undo what it leads to; where it was made up, it costs this moment.
+func (c *calling) isAnswered(now time.Time) bool {
+	return c.calls > 0 && !c.answered.Before(c.last) && now.Sub(c.answered) < firstRetry
+}
+
+// Answered notes that a response to a handshake of ours has come in.
+func (r *Replica) Answered(index uint32, now time.Time) {
+	s, ok := r.started[index]
+	if c := r.calls[s.peer]; ok && !s.answer && c != nil && c.answered.Before(c.last) {
+		c.answered = now
+	}
 }
 
 // before reports whether it is rather a's turn than b's.
@@ -165,7 +183,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	}
 	newest, _ := r.table.Newest(s.Peer)
 	isHere := r.isMine(newest)
-	if !isHere && s.Seq < newest.Seq && now.Sub(newest.Since) < lateFor {
+	if !isHere && s.Seq < newest.Seq && now.Sub(newest.Since) < lateFor && r.wasHere(s.Peer, now) {
 		e.Refused = Late
 		return e
 	}
@@ -193,6 +211,13 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
 	}
 	return e
+}
+
+// wasHere reports whether a peer's packets came here before it went to a sibling: as to
+// its holder, or while it was called.
+func (r *Replica) wasHere(id PeerID, now time.Time) bool {
+	_, held := r.yielded[id]
+	return held || now.Sub(r.passed[id]) < lateFor
 }
 
 // call calls a peer, for which the device forgets what it knows of it.

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"maps"
 	"net/netip"
 	"time"
 )
@@ -99,6 +100,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 			delete(r.recalled, id)
 		}
 	}
+	maps.DeleteFunc(r.passed, func(_ PeerID, at time.Time) bool { return now.Sub(at) >= lateFor })
 	for id, at := range r.gone {
 		switch {
 		case at.IsZero():

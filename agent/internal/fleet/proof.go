@@ -95,6 +95,7 @@ func (f *Fleet) Heard(m firewall.Message) {
 				f.claims.note(m, now)
 			}
 		case f.replica.Began(m.Index) && m.Type == messageTypeResp:
+			f.replica.Answered(m.Index, now)
 			f.claims.note(m, now)
 		case f.replica.undone(m.Index):
 			return f.replica.Confirmed(m.Index, now) // the device has nothing to prove it by

@@ -33,6 +33,8 @@ type Replica struct {
 	// yielded are the peers that went to a sibling a moment ago, and recalled when the
 	// sibling was last told that their packets come here.
 	yielded, recalled map[PeerID]time.Time
+	// passed are the peers that were being called when a sibling got a session with them.
+	passed map[PeerID]time.Time
 	// gone are the replicas that are no more, since when.
 	gone map[ReplicaID]time.Time
 }
@@ -145,7 +147,7 @@ func NewReplica(name string, inherited bool) *Replica {
 		self: self, inherited: inherited,
 		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
 		started: map[uint32]started{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{},
-		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
+		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
 
@@ -296,6 +298,9 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 			r.giveUp(s.Peer, before, newest, &e)
 		}
 		if newest, _ := r.table.Newest(s.Peer); newest.same(s) && s.Holder != r.self {
+			if c := r.calls[s.Peer]; c != nil && now.Sub(c.seen) < lateFor {
+				r.passed[s.Peer] = now
+			}
 			delete(r.calls, s.Peer) // it has been reached; what comes next is another move
 		}
 		r.place(s.Peer, &e)

@@ -115,7 +115,7 @@ func TestAdoption(t *testing.T) {
 	tr.elsewhere("c", map[key.Public]string{alice: "b"})
 
 	tr.want("a packet that was under way", tr.stranger("a", 1, home), Late)
-	tr.want("likewise", tr.stranger("c", 1, home), Late)
+	tr.want("to yet another replica", tr.stranger("c", 1, home), NotRefused, call)
 	tr.want("to the adopter: the peer has not heard", tr.stranger("b", 1, home), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home, Nudge: true})
 	tr.want("once in a while", tr.stranger("b", 1, home), Late)
 	tr.want("our own session, used", tr.stranger("b", 2, home), NotRefused)
@@ -124,6 +124,47 @@ func TestAdoption(t *testing.T) {
 		tr.want("replayed for ever", tr.stranger("b", 1, spy), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: spy, Nudge: true})
 		tr.want("our own session, replayed", tr.stranger("b", 2, spy), NotRefused)
 	}
+}
+
+// TestAnswered does not call again while WireGuard makes a session of a response.
+func TestAnswered(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+	tr.serve("a", alice, 1, "b")
+	b := tr.all["b"]
+	tr.pass(time.Minute)
+	tr.want("the first packet", tr.stranger("b", 1, home), NotRefused, call)
+	b.Started(2, alice, false, tr.now)
+	tr.pass(firstRetry - time.Millisecond)
+	b.Answered(2, tr.now)
+	b.Answered(3, tr.now) // of nobody's
+	tr.pass(time.Millisecond)
+	tr.want("it has just answered", tr.stranger("b", 1, home), TooSoon)
+	tr.pass(firstRetry - 2*time.Millisecond)
+	b.Answered(2, tr.now) // by whoever repeats it
+	tr.want("still", tr.stranger("b", 1, home), TooSoon)
+	tr.pass(time.Millisecond)
+	tr.want("it led to nothing", tr.stranger("b", 1, home), NotRefused, call)
+}
+
+// TestMovedTwice moves a peer on before it has heard from the replica that called it.
+func TestMovedTwice(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c", "d")
+	tr.serve("a", alice, 1, "b", "c", "d")
+	tr.pass(time.Minute)
+	tr.want("it passes by d", tr.stranger("d", 1, home), NotRefused, call)
+	tr.pass(10 * time.Millisecond)
+	tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, call)
+	tr.serve("b", alice, 2, "a", "c", "d")
+	tr.pass(10 * time.Millisecond)
+	tr.want("what was under way to a", tr.stranger("a", 1, home), Late)
+	tr.want("what was under way to d", tr.stranger("d", 1, home), Late)
+	tr.want("it comes to c, and knows nothing of b", tr.stranger("c", 1, home), NotRefused, call)
+	tr.pass(lateFor)
+	tr.want("it comes back to d", tr.stranger("d", 1, home), NotRefused, call)
 }
 
 // TestFlap moves a peer back and forth.
