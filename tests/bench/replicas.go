@@ -115,10 +115,14 @@ func (r *replicas) start(ctx context.Context) (err error) {
 func (r *replicas) connectAll(ctx context.Context) error {
 	pinging, stop := context.WithCancel(ctx)
 	r.stop = stop
+	pinger := crowd.NewPinger(r.topology.ServiceIP())
+	r.pinging.Go(func() { pinger.Ping(pinging, beat) })
 	for i := range r.keys {
-		if err := r.connectOne(pinging, i); err != nil {
+		c, err := r.connectOne(i)
+		if err != nil {
 			return err
 		}
+		pinger.Add(c)
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		silent := slices.ContainsFunc(r.crowd, func(c *crowd.Client) bool { _, n, _ := c.Counts(); return n == 0 })
@@ -136,24 +140,23 @@ func (r *replicas) connectAll(ctx context.Context) error {
 // tunnelAddress is that of a client in the tunnel.
 func tunnelAddress(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 128, 1, byte(i + 1)}) }
 
-func (r *replicas) connectOne(ctx context.Context, i int) error {
+func (r *replicas) connectOne(i int) (*crowd.Client, error) {
 	from := netip.AddrFrom4([4]byte{198, 51, 100, byte(20 + i)})
 	if err := r.topology.Clients[0].AddAddress(netns.UplinkInterface, netip.PrefixFrom(from, 24)); err != nil {
-		return err
+		return nil, err
 	}
 	if err := r.balancer.Client(from); err != nil {
-		return err
+		return nil, err
 	}
 	c, err := crowd.Start(crowd.Options{
 		NS: r.topology.Clients[0], From: from, PrivateKey: r.keys[i], Address: tunnelAddress(i),
 		Gateway: crowd.Identity{PublicKey: r.key.Public(), Endpoint: r.public()}, NAT: r.nat,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.crowd, r.from = append(r.crowd, c), append(r.from, from)
-	r.pinging.Go(func() { c.Ping(ctx, r.topology.ServiceIP(), beat) })
-	return nil
+	return c, nil
 }
 
 // public is what clients dial.

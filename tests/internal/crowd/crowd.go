@@ -117,13 +117,17 @@ func (c *Client) Ping(ctx context.Context, to netip.Addr, every time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			sequence := c.sent.Add(1)
-			select {
-			case c.tun.Outbound <- echoRequest(c.options.Address, to, uint16(sequence)):
-			case <-ctx.Done():
-				return
-			}
+			c.ping(ctx, to)
 		}
+	}
+}
+
+// ping sends one echo request.
+func (c *Client) ping(ctx context.Context, to netip.Addr) {
+	sequence := c.sent.Add(1)
+	select {
+	case c.tun.Outbound <- echoRequest(c.options.Address, to, uint16(sequence)):
+	case <-ctx.Done():
 	}
 }
 
