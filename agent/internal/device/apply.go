@@ -14,8 +14,12 @@ import (
 )
 
 // change carries out a plan's part for the tunnel but its routes, and makes the
-// link again where it vanished.
+// link again where it vanished. Where there is nothing but peers to change, the link is
+// not looked at: that would take longer than all the rest, while a client waits.
 func (d *device) change(p plan.Tunnel) error {
+	if p.OnlyPeers() {
+		return d.patch(p.Device)
+	}
 	return d.applying(func() error {
 		link, err := d.link()
 		if err != nil {
@@ -92,6 +96,13 @@ func (d *device) onLink(f func(netlink.Link) error) error {
 	})
 }
 
+// applied ends a plan: the link may be another one by the next.
+func (d *device) applied() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.found = nil
+}
+
 // applying runs f while nobody else changes the device.
 func (d *device) applying(f func() error) error {
 	d.mu.Lock()
@@ -105,11 +116,16 @@ func (d *device) applying(f func() error) error {
 	return nil
 }
 
-// link returns our link, made anew where it vanished.
+// link returns our link, made anew where it vanished. While a plan is applied, it is
+// looked for once.
 func (d *device) link() (netlink.Link, error) {
 	for range 2 {
+		if d.found != nil {
+			return d.found, nil
+		}
 		link, err := findLink(d.name, d.backend.kind())
 		if err != nil || link != nil {
+			d.found = link
 			return link, err
 		}
 		if _, err := d.backend.open(); err != nil {

@@ -18,6 +18,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/vishvananda/netlink"
 	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
@@ -43,6 +44,8 @@ type device struct {
 
 	mu     sync.Mutex // held by what changes the device
 	closed atomic.Bool
+	// found is the link while a plan is applied, nil where it was not looked for.
+	found netlink.Link
 }
 
 // backend is where the data planes differ: how a device comes and goes, and

@@ -184,6 +184,7 @@ func (t *Tunnels) Apply(p plan.Plan) error {
 		return fmt.Errorf("applying to the devices: %w", fs.ErrClosed)
 	}
 	var a applying
+	defer a.end()
 	for _, change := range p.Tunnels {
 		if change.Remove {
 			continue
@@ -253,6 +254,13 @@ func (a *applying) note(s key.Slot, err error) {
 func (a *applying) each(f func(changed) error) {
 	for _, c := range a.changed {
 		a.note(c.Slot, f(c))
+	}
+}
+
+// end lets go of what was found out for this plan alone.
+func (a *applying) end() {
+	for _, c := range a.changed {
+		c.applied()
 	}
 }
 

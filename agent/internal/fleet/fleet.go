@@ -106,6 +106,9 @@ const (
 	// watchRest is how long to leave the kernel alone after it was told of indices: each
 	// time costs as much as hundreds of indices at once.
 	watchRest = 10 * time.Millisecond
+	// sendRest is how long to wait with the next message after one: where many peers come
+	// at once, one message tells of several.
+	sendRest = 2 * time.Millisecond
 	// watchAgain is when to tell the kernel of all indices, after it refused some.
 	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.

@@ -157,6 +157,11 @@ func (f *Fleet) send(ctx context.Context) {
 				f.options.Log.Debug("message not sent, gossip will do", "replica", n.Name, "error", err)
 			}
 		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sendRest):
+		}
 	}
 }
 

@@ -34,6 +34,14 @@ type Tunnel struct {
 	Device Device
 }
 
+// OnlyPeers reports whether peers are all that changes.
+func (t Tunnel) OnlyPeers() bool {
+	l := &t.Link
+	return t.Device.PrivateKey == nil && t.Device.ListenPort == nil && l.MTU == 0 && !l.Up &&
+		len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes)+
+			len(l.AddAnswers)+len(l.RemoveAnswers)+len(l.AddAnswersFor)+len(l.RemoveAnswersFor) == 0
+}
+
 // Link changes the network device.
 type Link struct {
 	Name string

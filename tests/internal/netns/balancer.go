@@ -50,7 +50,7 @@ func (b *Balancer) turn() netip.AddrPort {
 
 func (b *Balancer) move(a netip.Addr, pod netip.AddrPort) error {
 	b.clients[a] = pod
-	return b.topology.Move(a, b.public, pod)
+	return b.topology.Move(b.public, map[netip.Addr]netip.AddrPort{a: pod})
 }
 
 // Move sends a client's packets to a Pod, in service or not.
@@ -60,8 +60,8 @@ func (b *Balancer) Move(a netip.Addr, pod netip.AddrPort) error {
 	return b.move(a, pod)
 }
 
-// Remove takes a Pod out of service and sends its clients to the others in turn. It
-// returns how many those were.
+// Remove takes a Pod out of service and sends its clients to the others in turn, all at
+// one moment, as kube-proxy does. It returns how many those were.
 func (b *Balancer) Remove(pod netip.AddrPort) (moved int, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -69,16 +69,14 @@ func (b *Balancer) Remove(pod netip.AddrPort) (moved int, err error) {
 	if len(b.pods) == 0 {
 		return 0, fmt.Errorf("removing %s: it is the last one in service", pod)
 	}
+	to := map[netip.Addr]netip.AddrPort{}
 	for _, a := range slices.SortedFunc(maps.Keys(b.clients), netip.Addr.Compare) {
-		if b.clients[a] != pod {
-			continue
+		if b.clients[a] == pod {
+			to[a] = b.turn()
 		}
-		if err := b.move(a, b.turn()); err != nil {
-			return moved, err
-		}
-		moved++
 	}
-	return moved, nil
+	maps.Copy(b.clients, to)
+	return len(to), b.topology.Move(b.public, to)
 }
 
 // At returns the clients of a Pod.

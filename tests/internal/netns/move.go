@@ -2,29 +2,36 @@ package netns
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
+	"github.com/google/nftables/expr"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Move sends the UDP packets of a client for public to pod from now on, those of flows
-// under way too: as when kube-proxy takes a Pod out of a Service and forgets its flows,
-// or a load balancer changes its mind. It returns once the next packet takes the new way.
-func (t *Topology) Move(client netip.Addr, public, pod netip.AddrPort) error {
-	f := familyOf(public.Addr())
-	if err := t.redirect(f.matches(f.source, netip.PrefixFrom(client, client.BitLen())), public, pod); err != nil {
-		return fmt.Errorf("moving %s: %w", client, err)
+// Move sends the UDP packets of clients for public to these Pods from now on, all at one
+// moment, and those of flows under way too: as when kube-proxy takes a Pod out of a
+// Service and forgets its flows, or a load balancer changes its mind. It returns once the
+// next packet takes the new way.
+func (t *Topology) Move(public netip.AddrPort, to map[netip.Addr]netip.AddrPort) error {
+	if len(to) == 0 {
+		return nil
 	}
-	flows := &netlink.ConntrackFilter{}
-	for _, err := range []error{
-		flows.AddProtocol(unix.IPPROTO_UDP),
-		flows.AddIP(netlink.ConntrackOrigSrcIP, client.AsSlice()),
-		flows.AddPort(netlink.ConntrackOrigDstPort, public.Port()),
-	} {
+	f := familyOf(public.Addr())
+	var all []redirection
+	flows := make([]netlink.CustomConntrackFilter, 0, len(to))
+	for _, client := range slices.SortedFunc(maps.Keys(to), netip.Addr.Compare) {
+		all = append(all, redirection{match: f.matches(f.source, netip.PrefixFrom(client, client.BitLen())), to: to[client]})
+		flow, err := flowsOf(client, public.Port())
 		if err != nil {
-			return err
+			return fmt.Errorf("the flows of %s: %w", client, err)
 		}
+		flows = append(flows, flow)
+	}
+	if err := t.redirect(public, all...); err != nil {
+		return err
 	}
 	kind := netlink.InetFamily(unix.AF_INET)
 	if !public.Addr().Is4() {
@@ -35,8 +42,29 @@ func (t *Topology) Move(client netip.Addr, public, pod netip.AddrPort) error {
 		return fmt.Errorf("connection tracking of the node: %w", err)
 	}
 	defer handle.Close()
-	if _, err := handle.ConntrackDeleteFilters(netlink.ConntrackTable, kind, flows); err != nil {
-		return fmt.Errorf("forgetting the flows of %s: %w", client, err)
+	if _, err := handle.ConntrackDeleteFilters(netlink.ConntrackTable, kind, flows...); err != nil {
+		return fmt.Errorf("forgetting the flows of %d clients: %w", len(to), err)
 	}
 	return nil
+}
+
+// flowsOf are the UDP flows of a client to a port.
+func flowsOf(client netip.Addr, port uint16) (*netlink.ConntrackFilter, error) {
+	flows := &netlink.ConntrackFilter{}
+	for _, err := range []error{
+		flows.AddProtocol(unix.IPPROTO_UDP),
+		flows.AddIP(netlink.ConntrackOrigSrcIP, client.AsSlice()),
+		flows.AddPort(netlink.ConntrackOrigDstPort, port),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return flows, nil
+}
+
+// redirection passes packets on to a Pod that match; nil matches all.
+type redirection struct {
+	match []expr.Any
+	to    netip.AddrPort
 }

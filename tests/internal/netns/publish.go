@@ -79,35 +79,36 @@ func (t *Topology) masquerade() error {
 // for the same address replaces the first for new flows; flows that conntrack
 // knows stay where they are.
 func (t *Topology) Publish(public, pod netip.AddrPort) error {
-	return t.redirect(nil, public, pod)
+	return t.redirect(public, redirection{to: pod})
 }
 
-// redirect makes the node pass UDP packets for public on to pod that match, too; nil
-// matches all.
-func (t *Topology) redirect(match []expr.Any, public, pod netip.AddrPort) error {
+// redirect makes the node pass UDP packets for public on, in one transaction.
+func (t *Topology) redirect(public netip.AddrPort, all ...redirection) error {
 	c, err := nftables.New(nftables.WithNetNSFd(t.Node.Fd()))
 	if err != nil {
 		return fmt.Errorf("nftables of the node: %w", err)
 	}
 	f := familyOf(public.Addr())
-	if f != familyOf(pod.Addr()) {
-		return fmt.Errorf("publishing %s as %s: not of one family", pod, public)
-	}
-	exprs := slices.Concat(f.matches(f.target, netip.PrefixFrom(public.Addr(), public.Addr().BitLen())), match, []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(public.Port())},
-		&expr.Immediate{Register: 1, Data: pod.Addr().AsSlice()},
-		&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(pod.Port())},
-		&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
-	})
 	table := &nftables.Table{Family: nftables.TableFamilyINet, Name: natTable}
 	chain := &nftables.Chain{Name: "prerouting", Table: table}
-	// The newest rule stands first and decides.
-	c.InsertRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+	for _, r := range all {
+		if f != familyOf(r.to.Addr()) {
+			return fmt.Errorf("publishing %s as %s: not of one family", r.to, public)
+		}
+		exprs := slices.Concat(f.matches(f.target, netip.PrefixFrom(public.Addr(), public.Addr().BitLen())), r.match, []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_UDP}},
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(public.Port())},
+			&expr.Immediate{Register: 1, Data: r.to.Addr().AsSlice()},
+			&expr.Immediate{Register: 2, Data: binaryutil.BigEndian.PutUint16(r.to.Port())},
+			&expr.NAT{Type: expr.NATTypeDestNAT, Family: uint32(f.nfproto), RegAddrMin: 1, RegProtoMin: 2},
+		})
+		// The newest rule stands first and decides.
+		c.InsertRule(&nftables.Rule{Table: table, Chain: chain, Exprs: exprs})
+	}
 	if err := c.Flush(); err != nil {
-		return fmt.Errorf("publishing %s as %s: %w", pod, public, err)
+		return fmt.Errorf("publishing %s: %w", public, err)
 	}
 	return nil
 }
