@@ -199,7 +199,13 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 			e.Refused = Late
 			return e
 		}
-		e.Calls = []Call{{Peer: p.PublicKey, Port: port, Endpoint: from, Nudge: true}}
+		nudge := Call{Peer: p.PublicKey, Port: port, Nudge: true}
+		if !r.mine[newest.Index].used {
+			// It may be elsewhere than a moment ago: whoever translates its address gives it
+			// another port where we were quicker to send to the one that it had.
+			nudge.Endpoint = from
+		}
+		e.Calls = []Call{nudge}
 	case !c.isTurn(from, now):
 		e.Refused = TooSoon
 	default:

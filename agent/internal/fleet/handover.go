@@ -53,7 +53,11 @@ func (r *Replica) Remind(m Reminder) (e Effects) {
 	if !ok || !isConfigured || s.Index != m.Index || !r.isMine(s) {
 		return e
 	}
-	e.Calls = []Call{{Peer: p.PublicKey, Port: s.Port, Nudge: true}}
+	nudge := Call{Peer: p.PublicKey, Port: s.Port, Nudge: true}
+	if !r.mine[s.Index].used {
+		nudge.Endpoint = s.Endpoint // whatever came from elsewhere meanwhile
+	}
+	e.Calls = []Call{nudge}
 	return e
 }
 

@@ -51,7 +51,11 @@ func call(want *state.Peer, c state.Call) (first, rest []Peer) {
 		on, rest = wake, []Peer{keepalive(0)}
 	}
 	if c.Nudge {
-		return []Peer{keepalive(0), keepalive(on)}, rest
+		off := keepalive(0)
+		if c.Endpoint.IsValid() {
+			off.Endpoint = &c.Endpoint
+		}
+		return []Peer{off, keepalive(on)}, rest
 	}
 	p := renew(*want)
 	p.Keepalive = &on
