@@ -187,7 +187,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		e.Refused = Late
 		return e
 	}
-	if !isHere && r.isPulled(newest, now) {
+	if !isHere && s.Seq < newest.Seq && r.isPulled(newest, now) {
 		r.recall(newest, now, &e)
 		e.Refused = TooSoon
 		return e

@@ -134,9 +134,6 @@ const (
 	// startedLifetime is how long a handshake of ours may take: REKEY_TIMEOUT (5 s)
 	// after it began WireGuard begins another.
 	startedLifetime = 10 * time.Second
-	// reassertAfter is by how much a session must be younger than another one to count
-	// as later, whatever their numbers say: more than messages are under way.
-	reassertAfter = 2 * time.Second
 )
 
 // NewReplica returns a replica that knows of nothing but itself. inherited says that
@@ -233,7 +230,10 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	}
 	delete(r.calls, began.peer)
 	before, known := r.table.Newest(began.peer)
-	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now, Port: began.port, Endpoint: began.endpoint}
+	s := r.sessionOf(index, began, now)
+	if known && before.Holder != r.self && s.Compare(before) < 0 && s.began().After(before.began()) {
+		s.Seq = before.Seq + 1 // nobody knew that we had begun
+	}
 	r.mine[index] = own{s.Peer, began.answer}
 	if news, _ := r.add(s, &e); !news { // overtaken by others
 		delete(r.mine, index)
@@ -256,7 +256,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 // confirmedUndone notes that the peer has a session with us that we have lost: whoever
 // gets its packets, we or a sibling, has to call it.
 func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e Effects) {
-	s := Session{Index: index, Peer: began.peer, Seq: began.seq, Holder: r.self, Since: now, Port: began.port, Endpoint: began.endpoint}
+	s := r.sessionOf(index, began, now)
 	if news, _ := r.add(s, &e); news {
 		e.Publish = []Session{s}
 		e.Strangers = append(e.Strangers, index)
@@ -306,21 +306,6 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 		r.place(s.Peer, &e)
 	}
 	return e
-}
-
-// reassert has a session of ours count on where an older one has a greater number.
-// Numbers tell nothing about sessions that were made without knowledge of each other,
-// on the two sides of a partition; which of them the peer uses is told by their age.
-// What is compared are durations: clocks that are wrong do not matter.
-func (r *Replica) reassert(s Session, now time.Time, e *Effects) {
-	ours, ok := r.table.Newest(s.Peer)
-	if !ok || !r.isMine(ours) || s.same(ours) || s.Compare(ours) < 0 || ours.Since.Sub(s.Since) < reassertAfter {
-		return
-	}
-	ours.Seq = s.Seq + 1
-	if news, _ := r.add(ours, e); news {
-		e.Publish = append(e.Publish, ours)
-	}
 }
 
 func (r *Replica) isMine(s Session) bool {

@@ -49,11 +49,13 @@ type Session struct {
 	// Seq orders the sessions of one peer, whoever held them: who makes one counts
 	// on from the greatest that it knows of (a Lamport clock). No two machines'
 	// clocks are ever compared. A session's number grows where its holder finds that
-	// an older session has a greater one; see [Replica.Heard].
+	// one which began before has the same or a greater one; see [Replica.Heard].
 	Seq    uint32
 	Holder ReplicaID
-	// Since is when the session was confirmed, by the clock of whoever remembers it.
+	// Since is when the session was confirmed, by the clock of whoever remembers it, and
+	// Took how long the handshake took until then, in steps of [wireAge] up to mostTook.
 	Since time.Time
+	Took  time.Duration
 	// Port is the UDP port of the gateway's that the peer sends to, and Endpoint where
 	// it was when the session was confirmed: where to look for it when its holder is
 	// gone. They may be zero.
@@ -70,6 +72,10 @@ func (s Session) Compare(o Session) int {
 
 // same reports whether o is the same session, whatever its number.
 func (s Session) same(o Session) bool { return s.Index == o.Index && s.Holder == o.Holder }
+
+// began is when its handshake began, as far as who remembers it knows: of a sibling's
+// session never too early, since messages take time and what they tell is rounded down.
+func (s Session) began() time.Time { return s.Since.Add(-s.Took) }
 
 // Equal is for cmp.Diff, which does not look into unexported fields.
 func (s Session) Equal(o Session) bool {

@@ -14,19 +14,20 @@ import (
 //
 //	0       kind: 1 says that the sessions are there, 2 asks to take them over, 3 that
 //	        their packets come to the sender instead of the holder
-//	1…      sessions of 46 bytes each: index (4), peer (8), sequence number (4),
+//	1…      sessions of 47 bytes each: index (4), peer (8), sequence number (4),
 //	        holder (8), age in 1/256 s (2), which for the greatest number is that or more
-//	        and the session over; the gateway's port (2), the peer's address (16, of IPv4
-//	        as RFC 4291, section 2.5.5.2, has it) and port (2), or zeros; numbers in
-//	        network byte order
+//	        and the session over; how long the handshake took, likewise (1); the gateway's
+//	        port (2), the peer's address (16, of IPv4 as RFC 4291, section 2.5.5.2, has it)
+//	        and port (2), or zeros; numbers in network byte order
 //
 // memberlist encrypts it (AES-GCM) and says from whom it comes.
 const (
 	wireVersion  = 1
 	wireOffer    = 2
 	wireRecall   = 3
-	wireSession  = 46
+	wireSession  = 47
 	wireAge      = time.Second / 256
+	mostTook     = math.MaxUint8 * wireAge
 	mostSessions = 1 << 17 // of a state: 10,000 peers have 30,000
 )
 
@@ -47,6 +48,7 @@ func encodeAs(kind byte, sessions []Session, now time.Time) []byte {
 		out = binary.BigEndian.AppendUint32(out, s.Seq)
 		out = append(out, s.Holder[:]...)
 		out = binary.BigEndian.AppendUint16(out, uint16(age)) //nolint:gosec // bounded above
+		out = append(out, byte(min(max(s.Took, 0), mostTook)/wireAge))
 		out = binary.BigEndian.AppendUint16(out, s.Port)
 		var address [16]byte
 		if s.Endpoint.IsValid() {
@@ -81,7 +83,8 @@ func decodeAs(kind byte, b []byte, now time.Time) ([]Session, error) {
 		out = append(out, Session{
 			Index: binary.BigEndian.Uint32(rest), Peer: PeerID(rest[4:12]), Seq: binary.BigEndian.Uint32(rest[12:]),
 			Holder: ReplicaID(rest[16:24]), Since: now.Add(-age),
-			Port: binary.BigEndian.Uint16(rest[26:]), Endpoint: endpointOf(rest[28:46]),
+			Took: time.Duration(rest[26]) * wireAge,
+			Port: binary.BigEndian.Uint16(rest[27:]), Endpoint: endpointOf(rest[29:47]),
 		})
 	}
 	return out, nil
