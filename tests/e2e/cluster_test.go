@@ -74,6 +74,7 @@ type clusterStatus struct {
 		Address netip.AddrPort
 		Ready   bool
 	}
+	Nodes      []struct{ Name, Netns string }
 	Netns      map[string]string
 	ClientIP   netip.Addr
 	Kubeconfig string

@@ -56,7 +56,9 @@ func testReplicas(t *testing.T, c *cluster) {
 	g.settled(t, 3)
 	g.balance(t)
 	first := must[readiness](t)(g.readyz(t.Context(), must[[]corev1.Pod](t)(g.pods(t.Context()))[0]))
-	device := wgclient.ForTest(t, alice.config(g, first.PublicKey), wgclient.Options{NS: g.machine(t)})
+	config := alice.config(g, first.PublicKey)
+	config.Peers[0].AllowedIPs = append(config.Peers[0].AllowedIPs, netip.MustParsePrefix(podCIDR))
+	device := wgclient.ForTest(t, config, wgclient.Options{NS: g.machine(t)})
 	g.reachesEcho(t, device)
 	s := g.startStream(t, device)
 	time.Sleep(6 * time.Second) // in a lab, WireGuard may shake hands again after 5 s
@@ -66,6 +68,7 @@ func testReplicas(t *testing.T, c *cluster) {
 		g.run(t, g.kubectl("rollout", "status", "deployment/"+release, "--namespace", g.namespace))
 		g.settled(t, 3)
 	})
+	g.passesOn(t, s, alice, device)
 	g.step(t, s, "scale-out from 3 to 5, and scale-in to 2", moveOutage, func() {
 		for _, n := range []int{5, 2} {
 			values["replicaCount"] = n

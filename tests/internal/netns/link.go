@@ -137,6 +137,26 @@ func (n *NS) AddRoute(r Route) error {
 	return nil
 }
 
+// AddRouteBy adds a route by a neighbour, or replaces the one of the same network: by who
+// has a route to itself alone, as Pods have behind a CNI that wires each to its node.
+func (n *NS) AddRouteBy(to netip.Prefix, neighbour netip.Addr) error {
+	there, err := n.links.RouteGet(neighbour.AsSlice())
+	if err == nil && len(there) == 0 {
+		err = unix.ESRCH
+	}
+	if err != nil {
+		return fmt.Errorf("route to %s: %w", neighbour, err)
+	}
+	to = to.Masked()
+	if err := n.links.RouteReplace(&netlink.Route{
+		Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())},
+		Gw:  neighbour.AsSlice(), LinkIndex: there[0].LinkIndex, Flags: int(netlink.FLAG_ONLINK),
+	}); err != nil {
+		return fmt.Errorf("route to %s by %s: %w", to, neighbour, err)
+	}
+	return nil
+}
+
 // DeleteRoute deletes r.
 func (n *NS) DeleteRoute(r Route) error {
 	route, err := n.route(r)
