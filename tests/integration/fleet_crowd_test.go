@@ -47,6 +47,8 @@ func newMany(t *testing.T, replicas, clients int) *many {
 	ctx, cancel := context.WithCancel(t.Context())
 	var pinging sync.WaitGroup
 	t.Cleanup(func() { cancel(); pinging.Wait() })
+	pinger := crowd.NewPinger(m.ServiceIP())
+	pinging.Go(func() { pinger.Ping(ctx, beat) })
 	for i, p := range m.people {
 		from := netip.AddrFrom4([4]byte{198, 51, 100, byte(20 + i)})
 		if err := m.Clients[0].AddAddress(netns.UplinkInterface, netip.PrefixFrom(from, 24)); err != nil {
@@ -64,7 +66,7 @@ func newMany(t *testing.T, replicas, clients int) *many {
 		}
 		t.Cleanup(client.Close)
 		m.clients, m.from = append(m.clients, client), append(m.from, from)
-		pinging.Go(func() { client.Ping(ctx, m.ServiceIP(), beat) })
+		pinger.Add(client)
 	}
 	everyoneAnswered(t, m.clients)
 	time.Sleep(pastSecondHandshake)
