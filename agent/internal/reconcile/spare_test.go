@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
@@ -16,15 +17,17 @@ type linkedFleet struct {
 	*state.Fleet
 	forgotten []key.Public
 	came      key.Public
+	changed   chan struct{}
+	calls     chan state.Call
 }
 
 func (f *linkedFleet) Configure(*spec.Snapshot) {}
 
 func (f *linkedFleet) State() *state.Fleet { return f.Fleet }
 
-func (f *linkedFleet) Changed() <-chan struct{} { return nil }
+func (f *linkedFleet) Changed() <-chan struct{} { return f.changed }
 
-func (f *linkedFleet) Calls() <-chan state.Call { return nil }
+func (f *linkedFleet) Calls() <-chan state.Call { return f.calls }
 
 func (f *linkedFleet) Forgot(peers []key.Public) { f.forgotten = append(f.forgotten, peers...) }
 
@@ -118,4 +121,45 @@ func TestCallIsOver(t *testing.T) {
 	r.call(state.Call{Slot: key.Blue, Peer: publicKey(2)}, waiting)
 	plans := r.device.applied
 	r.want("called", plans[len(plans)-1].Renewed(), []key.Public{publicKey(3)})
+}
+
+// TestCallsComeFirst: a client waits for a call, and for what is known of others nobody
+// does. After that was taken up once, it rests, so that what changes meanwhile is taken up
+// together.
+func TestCallsComeFirst(t *testing.T) {
+	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
+	fleet := newLinkedFleet()
+	fleet.changed, fleet.calls = make(chan struct{}, 1), make(chan state.Call, 1)
+	r.Fleet = fleet
+	r.step()
+	e := r.events(nil)
+	defer e.stop()
+	for range 20 { // a select takes any that is ready
+		r.device.applied = nil
+		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
+		fleet.changed <- struct{}{}
+		r.next(t.Context(), e)
+		r.want("called", r.device.applied[0].Renewed(), []key.Public{publicKey(3)})
+		r.want("followed meanwhile", len(fleet.changed), 1)
+		start := time.Now()
+		r.next(t.Context(), e)
+		r.want("followed", len(fleet.changed), 0)
+		fleet.changed <- struct{}{}
+		r.next(t.Context(), e) // the end of the rest
+		r.want("followed while it rests", len(fleet.changed), 1)
+		if took := time.Since(start); took < followRest(0) {
+			t.Errorf("rested for %v, want %v at least", took, followRest(0))
+		}
+		<-fleet.changed
+	}
+}
+
+func TestFollowRest(t *testing.T) {
+	for _, tt := range []struct{ took, want time.Duration }{
+		{0, 5 * time.Millisecond}, {3 * time.Millisecond, 12 * time.Millisecond}, {time.Second, 50 * time.Millisecond},
+	} {
+		if got := followRest(tt.took); got != tt.want {
+			t.Errorf("after %v it rests for %v, want %v", tt.took, got, tt.want)
+		}
+	}
 }
