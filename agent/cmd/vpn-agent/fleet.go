@@ -26,12 +26,14 @@ type fleetOptions struct {
 	port, linkPort uint16
 	join           []string
 	podName, podIP string
+	sessions       string
 }
 
 func (o *fleetOptions) register(f *pflag.FlagSet) {
 	f.Uint16Var(&o.port, "fleet-port", 0, "TCP and UDP port, at --pod-ip, for messages of the gateway's other replicas; 0: there are none")
 	f.StringSliceVar(&o.join, "fleet-join", nil, "where to find them: names, which are looked up again and again, or IP addresses, with or without a port")
 	f.Uint16Var(&o.linkPort, "fleet-link-port", 0, "UDP port, at --pod-ip, by which replicas pass packets for each other's peers on, encrypted; 0: they do not")
+	f.StringVar(&o.sessions, "sessions-file", "", "file to note in whose sessions there are, without keys, for the next process in this Pod to call the peers at once; empty: none")
 	f.StringVar(&o.podName, "pod-name", "", "the Pod's name, by which replicas know each other")
 	f.StringVar(&o.podIP, "pod-ip", "", "the Pod's IP address")
 }
@@ -116,7 +118,7 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 	}
 	f, err := fleet.Start(ctx, fleet.Options{
 		Name: o.fleet.podName, Address: address, Join: o.fleet.join,
-		Initial: initial, Inherited: inherited, Link: link, Watch: sessions.Watch, Log: log,
+		Initial: initial, Inherited: inherited, Link: link, Memory: o.fleet.sessions, Watch: sessions.Watch, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, sessions.Remove())

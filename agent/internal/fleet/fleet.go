@@ -34,6 +34,8 @@ type Options struct {
 	Inherited bool
 	// Link is this replica's end of the link to its siblings; nil: none.
 	Link *state.LinkConfig
+	// Memory is a file for what the next process in this Pod should know; "": none.
+	Memory string
 	// Watch changes the indices to be told of.
 	Watch func(add, remove []uint32) error
 	Log   *slog.Logger
@@ -63,6 +65,7 @@ type Fleet struct {
 	changed chan struct{}
 	moved   chan struct{} // members came or went
 	watch   chan struct{}
+	made    chan struct{} // sessions of ours
 	calls   chan state.Call
 	outbox  chan []Session
 
@@ -124,7 +127,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
 		options: o, replica: NewReplica(o.Name, o.Inherited), claims: newClaims(), siblings: map[string]sibling{},
-		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
+		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
 	var err error
@@ -133,6 +136,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, err
 	}
 	f.Configure(o.Initial)
+	f.remember()
 	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: sessionRetransmits}
 	if f.list, err = memberlist.Create(f.config()); err != nil {
 		stop()
@@ -145,6 +149,9 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	f.done.Go(func() { f.tick(ctx) })
 	f.done.Go(func() { f.watchStrangers(ctx) })
 	f.done.Go(func() { f.send(ctx) })
+	if o.Memory != "" {
+		f.done.Go(func() { f.keepMemory(ctx) })
+	}
 	return f, nil
 }
 
@@ -219,6 +226,9 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	}
 	if len(e.Strangers)+len(e.Known) > 0 {
 		wake(f.watch)
+	}
+	if len(e.Publish)+len(e.Yielded) > 0 {
+		wake(f.made)
 	}
 	for _, c := range calls {
 		select {

@@ -105,6 +105,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 		}
 	}
 	maps.DeleteFunc(r.passed, func(_ PeerID, at time.Time) bool { return now.Sub(at) >= lateFor })
+	r.tickReborn(now, e)
 	for id, at := range r.gone {
 		switch {
 		case at.IsZero():

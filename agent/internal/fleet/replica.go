@@ -35,6 +35,9 @@ type Replica struct {
 	yielded, recalled map[PeerID]time.Time
 	// passed are the peers that were being called when a sibling got a session with them.
 	passed map[PeerID]time.Time
+	// reborn is when sessions of the process before this one were taken up; zero: there
+	// is nobody left to be called.
+	reborn time.Time
 	// gone are the replicas that are no more, since when.
 	gone map[ReplicaID]time.Time
 }
