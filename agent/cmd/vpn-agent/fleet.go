@@ -165,7 +165,7 @@ func (r *replicas) membership() membership {
 		return membership{}
 	}
 	return membership{
-		changes: r.MembersChanged(),
+		changes: r.MembersChanged(), answering: r.Answering,
 		members: func() []readiness.Member {
 			var out []readiness.Member
 			for _, m := range r.Members() {

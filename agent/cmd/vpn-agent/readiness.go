@@ -52,8 +52,9 @@ func (o *readinessOptions) check() error {
 
 // membership is the fleet as package readiness knows it.
 type membership struct {
-	members func() []readiness.Member
-	changes <-chan struct{}
+	members   func() []readiness.Member
+	answering func(names []string) []string
+	changes   <-chan struct{}
 }
 
 // startReadiness keeps the readiness gates until ctx is done, which should be when
@@ -70,8 +71,8 @@ func startReadiness(ctx context.Context, o readinessOptions, m membership, log *
 		return nil, fmt.Errorf("--readiness-gate: %w", err)
 	}
 	controller := readiness.New(readiness.Options{
-		API: client, Self: o.podName, Members: m.members, Changes: m.changes, Now: time.Now, Log: log,
-		Metrics: telemetry.NewReadinessCounters(reg),
+		API: client, Self: o.podName, Members: m.members, Answering: m.answering, Changes: m.changes,
+		Now: time.Now, Log: log, Metrics: telemetry.NewReadinessCounters(reg),
 	})
 	go func() {
 		defer close(done)

@@ -184,6 +184,9 @@ func TestFleet(t *testing.T) {
 		t.Error("a stranger's packet led to no call")
 	}
 
+	others := []string{"vpn-gateway-0", "vpn-gateway-2"}
+	eventually(t, "siblings answer", func() bool { return cmp.Equal(others, b.Answering(append(others, "nobody"))) })
+
 	a.Drain()
 	eventually(t, "siblings hear that one leaves", func() bool {
 		return b.states()["vpn-gateway-0"] == Draining && late.states()["vpn-gateway-0"] == Draining
@@ -197,6 +200,9 @@ func TestFleet(t *testing.T) {
 		t.Error("a peer is with a replica that has left")
 	}
 	late.die(t)
+	if got := b.Answering(others); len(got) > 0 {
+		t.Errorf("%v answer, and are gone", got)
+	}
 	eventually(t, "a death", func() bool { return b.states()["vpn-gateway-2"] == Dead })
 	if !b.Alone() {
 		t.Error("not alone")

@@ -266,6 +266,37 @@ func (f *Fleet) Members() []MemberInfo {
 	return out
 }
 
+// Answering asks siblings whether they are there, and returns those that say so within
+// probeWithin. What the fleet knows of the others may be two seconds old.
+func (f *Fleet) Answering(names []string) []string {
+	f.mu.Lock()
+	addresses := make([]*net.UDPAddr, len(names)) // nil: nobody has heard of it
+	for i, name := range names {
+		if n := f.siblings[name].node; n != nil {
+			addresses[i] = &net.UDPAddr{IP: n.Addr, Port: int(n.Port)}
+		}
+	}
+	f.mu.Unlock()
+	answered := make([]bool, len(names))
+	var all sync.WaitGroup
+	for i, address := range addresses {
+		if address != nil {
+			all.Go(func() {
+				_, err := f.list.Ping(names[i], address)
+				answered[i] = err == nil
+			})
+		}
+	}
+	all.Wait()
+	var out []string
+	for i, name := range names {
+		if answered[i] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // View is what people and autoscalers are told.
 func (f *Fleet) View() telemetry.FleetView {
 	members := f.Members()

@@ -55,8 +55,9 @@ func (c *Controller) changed() {
 
 // step does what is due, and says when something is due again.
 func (c *Controller) step(ctx context.Context) time.Time {
-	now := c.Now()
 	c.siblings = follow(c.Self, c.Members(), c.siblings)
+	c.ask()
+	now := c.Now()
 	for _, name := range c.decide(now).Look {
 		c.look(ctx, c.sibling(name), now)
 	}
@@ -65,7 +66,7 @@ func (c *Controller) step(ctx context.Context) time.Time {
 		c.mark(ctx, c.sibling(name), d.Quorum)
 	}
 	if !c.own.next.After(now) {
-		c.keepOwn(ctx, d.Quorum)
+		c.keepOwn(ctx)
 	}
 	c.keepLease(ctx)
 
@@ -84,6 +85,28 @@ func (c *Controller) decide(now time.Time) decision {
 
 func (c *Controller) sibling(name string) *sibling {
 	return &c.siblings[slices.IndexFunc(c.siblings, func(s sibling) bool { return s.Name == name })]
+}
+
+// ask finds out who answers, where that may decide something: what the fleet knows is
+// up to two seconds old.
+func (c *Controller) ask() {
+	var names, answering []string
+	if c.own.out || slices.ContainsFunc(c.siblings, func(s sibling) bool {
+		return s.State == Dead && s.Service != stopped && s.Service != gone
+	}) {
+		for i := range c.siblings {
+			if s := &c.siblings[i]; s.State == Alive || s.State == Draining {
+				names = append(names, s.Name)
+			}
+		}
+	}
+	if len(names) > 0 {
+		answering = c.Answering(names)
+	}
+	for i := range c.siblings {
+		s := &c.siblings[i]
+		s.Mute = slices.Contains(names, s.Name) && !slices.Contains(answering, s.Name)
+	}
 }
 
 // look asks the API server whether a dead sibling's Pod is still in service.
@@ -175,7 +198,7 @@ func (c *Controller) refuses(ctx context.Context, q quorum) (string, error) {
 func (c *Controller) anyReady(ctx context.Context) (bool, error) {
 	names := []string{c.Self}
 	for _, s := range c.siblings {
-		if s.State == Alive {
+		if s.State == Alive && !s.Mute {
 			names = append(names, s.Name)
 		}
 	}
@@ -194,7 +217,7 @@ func (c *Controller) anyReady(ctx context.Context) (bool, error) {
 // keepOwn opens the gate of this replica's own Pod. For the first time it just
 // does; but where siblings have closed it, only as one who may mark them: else a
 // replica that is cut off would go on opening what the others close.
-func (c *Controller) keepOwn(ctx context.Context, q quorum) {
+func (c *Controller) keepOwn(ctx context.Context) {
 	c.own.next = c.Now().Add(resync)
 	pod, err := c.API.Pod(ctx, c.Self)
 	if err == nil && (pod.Gate == statusTrue || c.leaves()) {
@@ -205,8 +228,9 @@ func (c *Controller) keepOwn(ctx context.Context, q quorum) {
 		if !c.own.out {
 			// Only now it is known that this replica does not decide like the others.
 			c.own.out = true
-			q = c.decide(c.Now()).Quorum
+			c.ask()
 		}
+		q := c.decide(c.Now()).Quorum
 		var reason string
 		if reason, err = c.staysOut(ctx, q); reason != "" {
 			c.own.next = c.Now().Add(again)

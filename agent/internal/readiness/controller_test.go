@@ -68,6 +68,34 @@ func TestController(t *testing.T) {
 			c.see(rs, "abc", "abc", Alive)
 			pass(soon)
 		}, "abc", []string{"a c serving=False Ready=False", "c c serving=True"}},
+		{"1|2, the one notices first, and one after the other", "abc", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
+			c.part("a", "bc")
+			c.see(rs, "a", "b", Dead)
+			pass(500 * time.Millisecond)
+			c.see(rs, "a", "c", Dead)
+			pass(500 * time.Millisecond)
+			c.see(rs, "bc", "a", Dead)
+			pass(long)
+		}, "bc", []string{"b a serving=False Ready=False"}},
+		{"1|1|1, all notice one after the other", "abc", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
+			c.part("a", "b", "c")
+			for _, saw := range []string{"ab", "bc", "ca", "ac", "ba", "cb"} {
+				c.see(rs, saw[:1], saw[1:], Dead)
+				pass(250 * time.Millisecond)
+			}
+			pass(long)
+		}, "abc", nil},
+		{"2|2, half of it noticed", "abcd", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
+			c.lease.Holder = "somebody"
+			c.part("ab", "cd")
+			c.see(rs, "ab", "c", Dead)
+			pass(soon)
+		}, "abcd", nil},
+		{"marked before it notices anything", "abc", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
+			c.part("a", "bc")
+			c.see(rs, "bc", "a", Dead)
+			pass(2 * resync)
+		}, "bc", []string{"b a serving=False Ready=False"}},
 		{"3|2", "abcde", func(c *cluster, rs map[string]*replica, pass func(time.Duration)) {
 			c.cut(rs, "cde", "ab")
 			pass(long)

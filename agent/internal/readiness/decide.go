@@ -47,6 +47,9 @@ const (
 // sibling is another replica, with what the API server said about its Pod.
 type sibling struct {
 	Member
+	// Mute says that it is alive by what the fleet knows, and did not answer when it
+	// was asked just now.
+	Mute    bool
 	Service service
 	// PodUID is that of the Pod which was looked at.
 	PodUID string
@@ -59,6 +62,9 @@ type sibling struct {
 	// refused is why it was not marked, when last asked for.
 	refused string
 }
+
+// answers says whether it is there, as far as is known.
+func (s *sibling) answers() bool { return (s.State == Alive || s.State == Draining) && !s.Mute }
 
 // quorum says how much of the fleet a replica sees alive, itself included.
 type quorum int
@@ -131,8 +137,10 @@ func quorumOf(self self, siblings []sibling) quorum {
 	for _, s := range siblings {
 		switch s.State {
 		case Alive, Draining:
-			alive++
 			known++
+			if !s.Mute {
+				alive++
+			}
 		case Dead:
 			if s.Service != gone && (s.Service != stopped || self.Out) {
 				known++
@@ -153,7 +161,7 @@ func quorumOf(self self, siblings []sibling) quorum {
 func rank(self string, siblings []sibling) int {
 	before := 0
 	for _, s := range siblings {
-		if (s.State == Alive || s.State == Draining) && s.Name < self {
+		if s.answers() && s.Name < self {
 			before++
 		}
 	}

@@ -14,13 +14,13 @@ var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // where the API server was asked at this moment, what it said.
 func fleet(t *testing.T, text string, since time.Time) []sibling {
 	t.Helper()
-	states := map[string]State{"alive": Alive, "draining": Draining, "dead": Dead, "left": Left}
+	states := map[string]State{"alive": Alive, "mute": Alive, "draining": Draining, "dead": Dead, "left": Left}
 	services := map[string]service{"serving": serving, "stopped": stopped, "gone": gone}
 	var out []sibling
 	for word := range strings.FieldsSeq(text) {
 		name, rest, _ := strings.Cut(word, ":")
 		state, asked, known := strings.Cut(rest, "+")
-		s := sibling{Member: Member{Name: name, State: states[state], Since: since}}
+		s := sibling{Member: Member{Name: name, State: states[state], Since: since}, Mute: state == "mute"}
 		if known {
 			s.Service, s.Looked = services[asked], start
 		}
@@ -57,6 +57,10 @@ func TestDecide(t *testing.T) {
 		{"2|2, one of them not looked at", "a", "b:alive c:dead d:dead+stopped", 0, decision{Quorum: majority, Look: []string{"c"}}},
 		{"3|2, the three", "a", "b:alive c:alive d:dead+serving e:dead+serving", 0, decision{Quorum: majority, Mark: []string{"d", "e"}}},
 		{"3|2, the two", "d", "a:dead+serving b:dead+serving c:dead+serving e:alive", 0, decision{Quorum: minority, Mark: []string{"a", "b", "c"}}},
+
+		{"1|2, one of the two not noticed yet", "c", "a:dead+serving b:mute", 0, decision{Quorum: minority, Mark: []string{"a"}}},
+		{"2|2, one of the two not noticed yet", "b", "a:dead+serving c:alive d:mute", 0, decision{Quorum: half, Mark: []string{"a"}}},
+		{"the mute have no turn", "b", "a:mute c:dead d:alive e:alive", 0, decision{Quorum: majority, Look: []string{"c"}}},
 
 		{"3|2, then 2|2, the three", "c", "a:dead+stopped b:dead+stopped d:alive e:dead+serving", 0, decision{Quorum: majority, Mark: []string{"e"}}},
 		{"3|2, then 2|2, the two", "a out of service", "b:alive c:dead+serving d:dead+serving e:dead+stopped", 0, decision{Quorum: minority, Mark: []string{"c", "d"}}},

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,13 +25,15 @@ type cluster struct {
 	broken map[string]error
 	// deaf are Pods whose kubelet is dead too.
 	deaf map[string]bool
+	// apart are pairs of replicas that do not hear each other, whatever they think.
+	apart map[[2]string]bool
 	// writes are the changes, as "who what".
 	writes []string
 }
 
 // newCluster has Pods whose gates nobody has opened yet.
 func newCluster(names ...string) *cluster {
-	c := &cluster{now: start, pods: map[string]*Pod{}, broken: map[string]error{}, deaf: map[string]bool{}, lease: Lease{Version: "1"}}
+	c := &cluster{now: start, pods: map[string]*Pod{}, broken: map[string]error{}, deaf: map[string]bool{}, apart: map[[2]string]bool{}, lease: Lease{Version: "1"}}
 	for _, name := range names {
 		c.pods[name] = &Pod{UID: "uid-" + name}
 	}
@@ -136,6 +139,9 @@ func (c *cluster) replicas(t *testing.T, names ...string) map[string]*replica {
 				}
 				return list
 			},
+			Answering: func(names []string) []string {
+				return slices.DeleteFunc(slices.Clone(names), func(other string) bool { return c.apart[[2]string{name, other}] })
+			},
 			Log:     slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
 			Metrics: telemetry.NewReadinessCounters(prometheus.NewRegistry()),
 		})
@@ -162,6 +168,19 @@ func (c *cluster) see(replicas map[string]*replica, who, whom string, state Stat
 func (c *cluster) cut(replicas map[string]*replica, one, other string) {
 	c.see(replicas, one, other, Dead)
 	c.see(replicas, other, one, Dead)
+}
+
+// part keeps groups of replicas from hearing each other, which nobody notices yet.
+func (c *cluster) part(groups ...string) {
+	for i, group := range groups {
+		for j, other := range groups {
+			for _, a := range group {
+				for _, b := range other {
+					c.apart[[2]string{string(a), string(b)}] = i != j
+				}
+			}
+		}
+	}
 }
 
 // run lets time pass, in which each replica does what is due.

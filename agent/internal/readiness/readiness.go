@@ -13,7 +13,9 @@
 // Who cannot see its siblings cannot tell whether they are dead or it is cut off
 // itself. So a replica marks others only while it sees more than half of the
 // members alive, itself included. With exactly half of them it has to hold a Lease,
-// which the API server gives to one side; with fewer it marks nobody.
+// which the API server gives to one side; with fewer it marks nobody. Before it marks
+// it asks those that it takes for alive: who is cut off notices that one sibling at a
+// time, and would begin as one of a majority.
 package readiness
 
 import (
@@ -103,6 +105,8 @@ type Options struct {
 	Self string
 	// Members are all replicas that were heard of, with or without this one.
 	Members func() []Member
+	// Answering asks siblings, and returns those that answer at once.
+	Answering func(names []string) []string
 	// Changes says that Members may give another answer.
 	Changes <-chan struct{}
 	Now     func() time.Time
