@@ -55,6 +55,8 @@ func testReadinessGate(t *testing.T, c *cluster) {
 		refused string
 	}{
 		{"the gate opened", sibling, `{"status":{"conditions":[{"type":"` + gateType + `","status":"True"}]}}`, ""},
+		{"a proof of life", sibling, `{"status":{"conditions":[{"type":"` + gateType + `","lastProbeTime":"2026-03-01T12:00:00Z"}]}}`, ""},
+		{"another one", sibling, `{"status":{"conditions":[{"type":"` + gateType + `","lastProbeTime":"2026-03-01T12:00:01Z"}]}}`, ""},
 		{"marked dead", sibling, `{"status":{"conditions":[` + marked + `]}}`, ""},
 		{"marked dead once more", sibling, `{"status":{"conditions":[` + marked + `]}}`, ""},
 		{"ready", sibling, `{"status":{"conditions":[{"type":"Ready","status":"True"}]}}`, "only the kubelet says that a Pod is ready"},

@@ -76,6 +76,10 @@ func (c *Client) Pod(ctx context.Context, name string) (Pod, error) {
 	if err != nil {
 		return Pod{}, c.explain("read pod", name, err)
 	}
+	return c.decodePod(name, body)
+}
+
+func (c *Client) decodePod(name string, body []byte) (Pod, error) {
 	var o struct {
 		Metadata struct {
 			UID               string     `json:"uid"`
@@ -83,8 +87,10 @@ func (c *Client) Pod(ctx context.Context, name string) (Pod, error) {
 		} `json:"metadata"`
 		Status struct {
 			Conditions []struct {
-				Type   string `json:"type"`
-				Status string `json:"status"`
+				Type          string `json:"type"`
+				Status        string `json:"status"`
+				Reason        string `json:"reason"`
+				LastProbeTime string `json:"lastProbeTime"`
 			} `json:"conditions"`
 		} `json:"status"`
 	}
@@ -95,7 +101,7 @@ func (c *Client) Pod(ctx context.Context, name string) (Pod, error) {
 	for _, condition := range o.Status.Conditions {
 		switch condition.Type {
 		case GateType:
-			out.Gate = condition.Status
+			out.Gate, out.Reason, out.Beat = condition.Status, condition.Reason, condition.LastProbeTime
 		case typeReady:
 			out.Ready = condition.Status
 		}
@@ -112,18 +118,34 @@ func (c *Client) SetConditions(ctx context.Context, name, uid string, conditions
 		condition.Since = condition.Since.UTC().Truncate(time.Second) // metav1.Time has no more
 		rounded[i] = condition
 	}
+	_, err := c.patchConditions(ctx, name, uid, rounded)
+	return err
+}
+
+// Beat implements [API].
+func (c *Client) Beat(ctx context.Context, name, uid string, at time.Time) (Pod, error) {
+	body, err := c.patchConditions(ctx, name, uid, []map[string]any{
+		{"type": GateType, "lastProbeTime": at.UTC().Truncate(time.Second)},
+	})
+	if err != nil {
+		return Pod{}, err
+	}
+	return c.decodePod(name, body)
+}
+
+func (c *Client) patchConditions(ctx context.Context, name, uid string, conditions any) ([]byte, error) {
 	patch := map[string]any{
 		"metadata": map[string]any{"uid": uid},
-		"status":   map[string]any{"conditions": rounded},
+		"status":   map[string]any{"conditions": conditions},
 	}
 	request := c.client.Patch(types.StrategicMergePatchType).Namespace(c.Namespace).Resource("pods").Name(name).SubResource("status")
-	_, err := c.patch(ctx, request, patch)
+	body, err := c.patch(ctx, request, patch)
 	// A name that another Pod has by now is answered as a change of what cannot be
 	// changed where the server does not take it for a conflict.
 	if apierrors.IsInvalid(err) {
-		return ErrConflict
+		return nil, ErrConflict
 	}
-	return c.explain("patch the status of pod", name, err)
+	return body, c.explain("patch the status of pod", name, err)
 }
 
 // leaseObject is a Lease as JSON has it.

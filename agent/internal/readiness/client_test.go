@@ -51,6 +51,13 @@ func TestClientPod(t *testing.T) {
 		"new": {`{"metadata":{"uid":"1"},"status":{"conditions":[{"type":"PodScheduled","status":"True"}]}}`, Pod{UID: "1"}},
 		"in service": {`{"metadata":{"uid":"1"},"status":{"conditions":[{"type":"Ready","status":"True"},{"type":"` + GateType + `","status":"True"}]}}`,
 			Pod{UID: "1", Gate: "True", Ready: "True"}},
+		"marked": {`{"metadata":{"uid":"1"},"status":{"conditions":[` +
+			`{"type":"Ready","status":"False","reason":"a","lastProbeTime":"2026-03-01T12:00:00Z"},` +
+			`{"type":"` + GateType + `","status":"False","reason":"b","lastProbeTime":"2026-03-01T12:00:01Z"},` +
+			`{"type":"PodScheduled","status":"True","reason":"c","lastProbeTime":null}]}}`,
+			Pod{UID: "1", Gate: "False", Ready: "False", Reason: "b", Beat: "2026-03-01T12:00:01Z"}},
+		"never looked after": {`{"metadata":{"uid":"1"},"status":{"conditions":[{"type":"` + GateType + `","status":"True","lastProbeTime":null}]}}`,
+			Pod{UID: "1", Gate: "True"}},
 		"leaving": {`{"metadata":{"uid":"1","deletionTimestamp":"2026-03-01T12:00:00Z"},"status":{"conditions":[{"type":"Ready","status":"False"}]}}`,
 			Pod{UID: "1", Ready: "False", Leaving: true}},
 	} {
@@ -86,6 +93,29 @@ func TestClientSetConditions(t *testing.T) {
 	}}
 	if diff := cmp.Diff(want, *seen); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+}
+
+// A proof of life says nothing of the gate but when it was looked after.
+func TestClientBeat(t *testing.T) {
+	c, seen := serve(t, http.StatusOK, `{"metadata":{"uid":"1"},"status":{"conditions":[{"type":"`+GateType+`","status":"False","lastProbeTime":"2026-03-01T12:00:00Z"}]}}`)
+	got, err := c.Beat(t.Context(), "a", "1", start.Add(time.Millisecond).In(time.FixedZone("", 3600)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(Pod{UID: "1", Gate: "False", Beat: "2026-03-01T12:00:00Z"}, got); diff != "" {
+		t.Errorf("the Pod (-want +got):\n%s", diff)
+	}
+	want := []request{{
+		Line: "PATCH /api/v1/namespaces/vpn/pods/a/status?fieldManager=vpn-agent", Type: "application/strategic-merge-patch+json",
+		Body: `{"metadata":{"uid":"1"},"status":{"conditions":[{"lastProbeTime":"2026-03-01T12:00:00Z","type":"` + GateType + `"}]}}`,
+	}}
+	if diff := cmp.Diff(want, *seen); diff != "" {
+		t.Errorf("requests (-want +got):\n%s", diff)
+	}
+	c, _ = serve(t, http.StatusOK, "nonsense")
+	if _, err := c.Beat(t.Context(), "a", "1", start); err == nil {
+		t.Error("a Pod that is none is accepted")
 	}
 }
 

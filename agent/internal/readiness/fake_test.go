@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 // cluster is an API server in memory, with its kubelets, and the clock.
 type cluster struct {
+	sync.Mutex
 	now   time.Time
 	pods  map[string]*Pod
 	lease Lease
@@ -27,13 +29,26 @@ type cluster struct {
 	deaf map[string]bool
 	// apart are pairs of replicas that do not hear each other, whatever they think.
 	apart map[[2]string]bool
+	// readOnly is the error that changes end with.
+	readOnly error
+	// patience is how long a replica waits for those that do not answer.
+	patience time.Duration
+	// slow is how long a replica's requests take.
+	slow map[string]time.Duration
+	// reads are how many Pods a replica has read.
+	reads map[string]int
 	// writes are the changes, as "who what".
 	writes []string
+	// wrote is told of each of them.
+	wrote func(what string)
 }
 
 // newCluster has Pods whose gates nobody has opened yet.
 func newCluster(names ...string) *cluster {
-	c := &cluster{now: start, pods: map[string]*Pod{}, broken: map[string]error{}, deaf: map[string]bool{}, apart: map[[2]string]bool{}, lease: Lease{Version: "1"}}
+	c := &cluster{
+		now: start, pods: map[string]*Pod{}, broken: map[string]error{}, deaf: map[string]bool{}, apart: map[[2]string]bool{},
+		slow: map[string]time.Duration{}, reads: map[string]int{}, lease: Lease{Version: "1"}, wrote: func(string) {},
+	}
 	for _, name := range names {
 		c.pods[name] = &Pod{UID: "uid-" + name}
 	}
@@ -58,10 +73,42 @@ type access struct {
 	who string
 }
 
-func (a access) Pod(_ context.Context, name string) (Pod, error) {
-	if err := a.broken[a.who]; err != nil {
+// request takes its time, and the lock where it gets through.
+func (a access) request(ctx context.Context, isWrite bool) error {
+	a.Lock()
+	slow := a.slow[a.who]
+	a.Unlock()
+	if slow > 0 {
+		time.Sleep(min(slow, requestTimeout))
+	}
+	a.Lock()
+	err := a.broken[a.who]
+	switch {
+	case err != nil:
+	case isWrite && a.readOnly != nil:
+		err = a.readOnly
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case slow > requestTimeout:
+		err = context.DeadlineExceeded
+	default:
+		return nil
+	}
+	a.Unlock()
+	return err
+}
+
+func (a access) write(what string) {
+	a.writes = append(a.writes, a.who+" "+what)
+	a.wrote(a.who + " " + what)
+}
+
+func (a access) Pod(ctx context.Context, name string) (Pod, error) {
+	if err := a.request(ctx, false); err != nil {
 		return Pod{}, err
 	}
+	defer a.Unlock()
+	a.reads[a.who]++
 	p := a.pods[name]
 	if p == nil {
 		return Pod{}, fmt.Errorf("pod %s: %w", name, ErrGone)
@@ -69,45 +116,76 @@ func (a access) Pod(_ context.Context, name string) (Pod, error) {
 	return *p, nil
 }
 
-func (a access) SetConditions(_ context.Context, name, uid string, conditions []Condition) error {
-	if err := a.broken[a.who]; err != nil {
+func (a access) SetConditions(ctx context.Context, name, uid string, conditions []Condition) error {
+	if err := a.request(ctx, true); err != nil {
 		return err
 	}
-	p := a.pods[name]
-	switch {
-	case p == nil:
-		return fmt.Errorf("pod %s: %w", name, ErrGone)
-	case p.UID != uid:
-		return fmt.Errorf("pod %s: %w", name, ErrConflict)
+	defer a.Unlock()
+	p, err := a.own(name, uid)
+	if err != nil {
+		return err
 	}
-	words := []string{a.who, name}
+	what := name
 	for _, condition := range conditions {
-		words = append(words, condition.Type[strings.LastIndex(condition.Type, "/")+1:]+"="+condition.Status)
+		what += " " + condition.Type[strings.LastIndex(condition.Type, "/")+1:] + "=" + condition.Status
 		switch condition.Type {
 		case GateType:
-			p.Gate = condition.Status
+			p.Gate, p.Reason = condition.Status, condition.Reason
 		case typeReady:
 			p.Ready = condition.Status
 		}
 	}
-	a.writes = append(a.writes, strings.Join(words, " "))
 	a.kubelet(name)
+	a.write(what)
 	return nil
 }
 
-func (a access) Lease(context.Context) (Lease, error) { return a.lease, a.broken[a.who] }
+func (a access) Beat(ctx context.Context, name, uid string, at time.Time) (Pod, error) {
+	if err := a.request(ctx, true); err != nil {
+		return Pod{}, err
+	}
+	defer a.Unlock()
+	p, err := a.own(name, uid)
+	if err != nil {
+		return Pod{}, err
+	}
+	p.Beat = at.Format(time.RFC3339)
+	a.write(name + " beat")
+	return *p, nil
+}
 
-func (a access) SetLease(_ context.Context, l Lease) (Lease, error) {
-	if err := a.broken[a.who]; err != nil {
+// own is the Pod that has a name and a UID.
+func (a access) own(name, uid string) (*Pod, error) {
+	p := a.pods[name]
+	switch {
+	case p == nil:
+		return nil, fmt.Errorf("pod %s: %w", name, ErrGone)
+	case p.UID != uid:
+		return nil, fmt.Errorf("pod %s: %w", name, ErrConflict)
+	}
+	return p, nil
+}
+
+func (a access) Lease(ctx context.Context) (Lease, error) {
+	if err := a.request(ctx, false); err != nil {
 		return Lease{}, err
 	}
+	defer a.Unlock()
+	return a.lease, nil
+}
+
+func (a access) SetLease(ctx context.Context, l Lease) (Lease, error) {
+	if err := a.request(ctx, true); err != nil {
+		return Lease{}, err
+	}
+	defer a.Unlock()
 	if l.Version != a.lease.Version {
 		return Lease{}, fmt.Errorf("lease: %w", ErrConflict)
 	}
 	version, _ := strconv.Atoi(l.Version)
 	l.Version = strconv.Itoa(version + 1)
 	a.lease = l
-	a.writes = append(a.writes, a.who+" lease="+l.Holder)
+	a.write("lease=" + l.Holder)
 	return l, nil
 }
 
@@ -133,6 +211,8 @@ func (c *cluster) replicas(t *testing.T, names ...string) map[string]*replica {
 		r.Controller = New(Options{
 			API: c.as(name), Self: name, Now: func() time.Time { return c.now },
 			Members: func() []Member {
+				c.Lock()
+				defer c.Unlock()
 				var list []Member
 				for _, m := range r.members {
 					list = append(list, m)
@@ -140,7 +220,13 @@ func (c *cluster) replicas(t *testing.T, names ...string) map[string]*replica {
 				return list
 			},
 			Answering: func(names []string) []string {
-				return slices.DeleteFunc(slices.Clone(names), func(other string) bool { return c.apart[[2]string{name, other}] })
+				c.Lock()
+				answering := slices.DeleteFunc(slices.Clone(names), func(other string) bool { return c.apart[[2]string{name, other}] })
+				c.Unlock()
+				if len(answering) < len(names) {
+					time.Sleep(c.patience)
+				}
+				return answering
 			},
 			Log:     slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
 			Metrics: telemetry.NewReadinessCounters(prometheus.NewRegistry()),
@@ -158,6 +244,7 @@ func (c *cluster) see(replicas map[string]*replica, who, whom string, state Stat
 		r := replicas[string(name)]
 		for _, other := range whom {
 			r.members[string(other)] = Member{Name: string(other), State: state, Since: c.now}
+			c.apart[[2]string{r.name, string(other)}] = state == Dead
 		}
 		r.changed()
 		r.next = c.now

@@ -13,9 +13,14 @@
 // Who cannot see its siblings cannot tell whether they are dead or it is cut off
 // itself. So a replica marks others only while it sees more than half of the
 // members alive, itself included. With exactly half of them it has to hold a Lease,
-// which the API server gives to one side; with fewer it marks nobody. Before it marks
-// it asks those that it takes for alive: who is cut off notices that one sibling at a
-// time, and would begin as one of a majority.
+// which the API server gives to one side. Before it marks it asks those that it takes
+// for alive: who is cut off notices that one sibling at a time, and would begin as one
+// of a majority.
+//
+// With fewer than half the API server is the witness. Whoever sees a sibling dead that is
+// in service gives proofs of life there (see nextBeat); where none of the dead does for
+// two seconds, this replica has not been marked by them, and it holds the Lease, it
+// marks them all. One that was marked so, and lives, comes back by itself.
 package readiness
 
 import (
@@ -41,6 +46,7 @@ const (
 const (
 	reasonAlive  = "ReplicaAlive"
 	reasonMarked = "MarkedDeadBySibling"
+	reasonSilent = "MarkedSilentBySibling" // by a minority
 )
 
 const (
@@ -73,6 +79,9 @@ type API interface {
 	// SetConditions sets conditions of a Pod, and leaves the others alone;
 	// [ErrGone] where there is no such Pod, [ErrConflict] where it has another UID.
 	SetConditions(ctx context.Context, name, uid string, conditions []Condition) error
+	// Beat writes when the gate of a Pod was last looked after, which changes nothing
+	// else, and returns the Pod; [ErrGone] and [ErrConflict] as above.
+	Beat(ctx context.Context, name, uid string, at time.Time) (Pod, error)
 	// Lease reads the Lease of the fleet.
 	Lease(ctx context.Context) (Lease, error)
 	// SetLease writes holder and times of what was read; [ErrConflict] where somebody
@@ -85,6 +94,9 @@ type Pod struct {
 	UID string
 	// Gate and Ready are the statuses of these conditions; empty where there is none.
 	Gate, Ready string
+	// Reason and Beat are the gate's reason, and when it was last looked after, by
+	// its replica's clock: good to be compared with itself alone.
+	Reason, Beat string
 	// Leaving says that it has been deleted, and is not gone yet.
 	Leaving bool
 }

@@ -99,7 +99,7 @@ func catalogue() []metric {
 		buildInfo:            {"vpn_gateway_build_info", gauge, "Version of the agent and of the Go release that it was built with.", []string{"version", "goversion"}},
 		deviceInfo:           {"wireguard_device_info", gauge, "Metadata about a device.", []string{"device", "public_key"}},
 		readinessMarked:      {"vpn_gateway_readiness_marked_total", counter, "Number of dead replicas that this one has taken out of service.", nil},
-		readinessRefused:     {"vpn_gateway_readiness_refused_total", counter, "Number of times that this replica did not take a dead one out of service, or was not let back in itself, by reason: minority (it sees fewer than half of the replicas), lease (it sees half of them, and another one holds the Lease), last_ready (no replica that is alive is in service), error (of the API server).", []string{"reason"}},
+		readinessRefused:     {"vpn_gateway_readiness_refused_total", counter, "Number of times that this replica did not take a dead one out of service, or was not let back in itself, by reason: minority (it sees fewer than half of the replicas, and does not know the others to be silent), alive (it sees fewer than half of them, and another one shows that it lives), lease (it sees half of them or fewer, and another one holds the Lease), last_ready (no replica that is alive is in service), error (of the API server).", []string{"reason"}},
 
 		dumpOK:          {"vpn_gateway_device_dump_successful", gauge, "Whether this scrape could read the peers from the device; the metrics below are missing where it could not.", nil},
 		dumpDuration:    {"vpn_gateway_device_dump_duration_seconds", gauge, "Time that this scrape took to read the peers from the device.", nil},
