@@ -34,9 +34,9 @@ const replicated = "replicaCount: 2\n"
 // replicaKnobs turn what several replicas have.
 var replicaKnobs = []knob{
 	{"fleet.enabled", "fleet: {enabled: false}", deployment, pod + ".readinessGates", ""},
-	{"fleet.link.enabled", "fleet: {link: {enabled: false}}", deployment, gateway + ".args[9]", "--readiness-gate"},
+	{"fleet.link.enabled", "fleet: {link: {enabled: false}}", deployment, gateway + ".args[10]", "--readiness-gate"},
 	{"fleet.link.enabled", "fleet: {link: {enabled: false}}", deployment, gateway + ".ports[?(@.name=='fleet-link')].containerPort", ""},
-	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".args[9]", "--fleet-link-port=7001"},
+	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".args[10]", "--fleet-link-port=7001"},
 	{"fleet.link.port", "fleet: {link: {port: 7001}}", deployment, gateway + ".ports[?(@.name=='fleet-link')].containerPort", "7001"},
 	{"fleet.link.port", "{fleet: {link: {port: 7001}}, networkPolicy: {enabled: true}}", policy, ".spec.ingress[2].ports[2].port", "7001"},
 	{"fleet.link.port", "{fleet: {link: {port: 7001}}, networkPolicy: {enabled: true, egress: [{ports: [{port: 53, protocol: UDP}]}]}}", policy, ".spec.egress[1].ports[2].port", "7001"},

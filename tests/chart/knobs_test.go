@@ -100,7 +100,7 @@ var knobs = []knob{
 	{"revisionHistoryLimit", "revisionHistoryLimit: 3", deployment, ".spec.revisionHistoryLimit", "3"},
 	{"terminationGracePeriodSeconds", "terminationGracePeriodSeconds: 90", deployment, pod + ".terminationGracePeriodSeconds", "90"},
 	{"logLevel", "logLevel: debug", deployment, gateway + ".args[4]", "--log-level=debug"},
-	{"extraArgs", "extraArgs: [--resync=10s]", deployment, gateway + ".args[9]", "--resync=10s"},
+	{"extraArgs", "extraArgs: [--resync=10s]", deployment, gateway + ".args[10]", "--resync=10s"},
 	{"extraEnv", "extraEnv: [{name: A, value: b}]", deployment, gateway + ".env[2]", `{"name":"A","value":"b"}`},
 	{"extraEnvFrom", "extraEnvFrom: [{secretRef: {name: e}}]", deployment, gateway + ".envFrom", `[{"secretRef":{"name":"e"}}]`},
 	{"ports.http", "ports: {http: 9090}", deployment, gateway + ".args[2]", "--http-address=:9090"},
