@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -47,9 +48,7 @@ func (c *Controller) step(ctx context.Context) time.Time {
 		c.look(ctx, c.sibling(name), now)
 	}
 	d := c.decide(now)
-	for _, name := range d.Mark {
-		c.mark(ctx, c.sibling(name), d.Quorum)
-	}
+	c.mark(ctx, d.Mark, d.Quorum)
 	for i := range c.siblings {
 		if s := &c.siblings[i]; d.Refused != "" && s.State == Dead && s.Service == serving {
 			c.refused(s, d.Refused, d.Quorum)
@@ -138,22 +137,44 @@ func (c *Controller) look(ctx context.Context, s *sibling, now time.Time) {
 	s.PodUID, s.Looked, s.trouble = pod.UID, now, trouble{}
 }
 
-// mark takes a dead sibling's Pod out of service, where that is for this replica
-// to do.
-func (c *Controller) mark(ctx context.Context, s *sibling, q quorum) {
-	reason, err := c.refuses(ctx, q)
-	if err == nil && reason == "" {
-		why, silence := reasonMarked, ""
-		if q == minority {
-			why, silence = reasonSilent, ", and no sign of life from the others"
-		}
-		message := fmt.Sprintf("marked by %s, which has not heard of it for %s and sees %s of the replicas%s",
-			c.Self, c.Now().Sub(s.Since).Round(100*time.Millisecond), q, silence)
-		err = c.API.SetConditions(ctx, s.Name, s.PodUID, []Condition{
-			{Type: GateType, Status: statusFalse, Reason: why, Message: message, Since: c.Now()},
-			{Type: typeReady, Status: statusFalse, Reason: why, Message: message, Since: c.Now()},
-		})
+// mark takes dead siblings' Pods out of service, where that is for this replica to do:
+// all at once, since kube-proxy takes up what it hears at one moment, and what comes a
+// moment later not before another second has passed (minSyncPeriod).
+func (c *Controller) mark(ctx context.Context, names []string, q quorum) {
+	if len(names) == 0 {
+		return
 	}
+	reason, err := c.refuses(ctx, q)
+	errs := make([]error, len(names))
+	var all sync.WaitGroup
+	for i, name := range names {
+		if errs[i] = err; err == nil && reason == "" {
+			s := *c.sibling(name)
+			all.Go(func() { errs[i] = c.closeGate(ctx, s, q) })
+		}
+	}
+	all.Wait()
+	for i, name := range names {
+		c.marked(ctx, c.sibling(name), q, reason, errs[i])
+	}
+}
+
+// closeGate takes one Pod out of service.
+func (c *Controller) closeGate(ctx context.Context, s sibling, q quorum) error {
+	why, silence := reasonMarked, ""
+	if q == minority {
+		why, silence = reasonSilent, ", and no sign of life from the others"
+	}
+	message := fmt.Sprintf("marked by %s, which has not heard of it for %s and sees %s of the replicas%s",
+		c.Self, c.Now().Sub(s.Since).Round(100*time.Millisecond), q, silence)
+	return c.API.SetConditions(ctx, s.Name, s.PodUID, []Condition{
+		{Type: GateType, Status: statusFalse, Reason: why, Message: message, Since: c.Now()},
+		{Type: typeReady, Status: statusFalse, Reason: why, Message: message, Since: c.Now()},
+	})
+}
+
+// marked notes what became of it; reason is why it was not asked for.
+func (c *Controller) marked(ctx context.Context, s *sibling, q quorum, reason string, err error) {
 	switch {
 	case errors.Is(err, ErrGone):
 		s.Service = gone

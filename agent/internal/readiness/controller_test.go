@@ -192,6 +192,16 @@ func (c *cluster) podWrites() []string {
 			out = append(out, w)
 		}
 	}
+	// What one replica marks, it marks at one moment, in no order.
+	isMark := func(i int) bool { return i < len(out) && strings.HasSuffix(out[i], " Ready=False") }
+	for from := 0; from < len(out); from++ {
+		to := from
+		for isMark(to) && out[to][:2] == out[from][:2] {
+			to++
+		}
+		slices.Sort(out[from:to])
+		from = max(from, to-1)
+	}
 	return out
 }
 

@@ -145,9 +145,9 @@ const (
 	// less often by now.
 	noticedApart = 30 * time.Second
 	// silentLooks in a row find the same where a sibling is silent. They are half as far
-	// apart as the proofs, and so span two of them, at first 2 s: that of a sibling which
-	// noticed more than a second later is still seen.
-	silentLooks = 5
+	// apart as the proofs, and so span one and a half of them, at first 1.5 s: that of a
+	// sibling which noticed a second later is still seen.
+	silentLooks = 4
 	// settled is how long a minority mostly takes to know.
 	settled = 3 * time.Second
 )

@@ -472,7 +472,7 @@ func TestClosedAtTheLastMoment(t *testing.T) {
 	rs := c.replicas(t, "a", "b", "c")
 	rs["b"].stopped, rs["c"].stopped = true, true
 	c.see(rs, "a", "bc", Dead)
-	c.run(t, rs, 1900*time.Millisecond)
+	c.run(t, rs, 1400*time.Millisecond)
 	rs["a"].own.beat.at = c.now // whose answer would tell it, too
 	c.pods["a"].Gate, c.pods["a"].Reason = statusFalse, reasonMarked
 	c.kubelet("a")
