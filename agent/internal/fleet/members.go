@@ -21,12 +21,14 @@ import (
 
 // A sibling that does not answer is dead after about a second: it is asked every
 // probeEvery, has probeWithin to answer itself or by others, and is suspected for
-// suspicion × probeEvery before it is called dead. A replica that is short of CPU
-// gives others up to slowdown times as long (Lifeguard, arXiv:1707.00788).
+// suspicion × probeEvery before it is called dead, whether or not others suspect it too:
+// where most of the replicas die with a node, the one that is left has nobody to agree
+// with it. A replica that is short of CPU gives others up to slowdown times as long
+// (Lifeguard, arXiv:1707.00788).
 const (
 	probeEvery  = 250 * time.Millisecond
 	probeWithin = 150 * time.Millisecond
-	suspicion   = 3
+	suspicion   = 4
 	slowdown    = 4
 	gossipEvery = 100 * time.Millisecond
 	// gossipTo siblings at a time, each message retransmits × log10(replicas+1) times.
@@ -64,7 +66,7 @@ func (f *Fleet) config() *memberlist.Config {
 	c.Keyring = f.ring
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.ProbeInterval, c.ProbeTimeout = probeEvery, probeWithin
-	c.SuspicionMult, c.SuspicionMaxTimeoutMult = suspicion, 2
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = suspicion, 1
 	c.AwarenessMaxMultiplier = slowdown
 	c.GossipInterval, c.GossipNodes, c.RetransmitMult = gossipEvery, gossipTo, retransmits
 	c.GossipToTheDeadTime = 30 * time.Second // a partition that heals is noticed by itself
