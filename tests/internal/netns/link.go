@@ -63,10 +63,12 @@ func (e End) up() error {
 	return e.NS.SetUp(e.Interface, true)
 }
 
-// AddBridge makes a bridge with the given addresses and brings it up.
+// AddBridge makes a bridge with the given addresses and brings it up. It has a hardware
+// address of its own: else it has that of one of its ports, and another one when that port
+// goes, and the others would talk to the old one for some ten seconds.
 func (n *NS) AddBridge(name string, addresses ...netip.Prefix) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
+	attrs.Name, attrs.HardwareAddr = name, net.HardwareAddr{2, 0, 0, 0, 0, 1}
 	if err := n.links.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return fmt.Errorf("bridge %s: %w", name, err)
 	}

@@ -37,7 +37,9 @@ func Up(t topology.Topology) error {
 	if err := h.up("lo"); err != nil {
 		return err
 	}
-	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge, MTU: topology.MTU}}
+	// An address of its own: else it has that of one of its ports, and another one when that
+	// port's machine crashes, and the others would talk to the old one for some ten seconds.
+	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: bridge, MTU: topology.MTU, HardwareAddr: bridgeAddress()}}
 	if err := h.LinkAdd(br); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("%s: add bridge %s: %w", cp, bridge, err)
 	}
@@ -54,6 +56,9 @@ func Up(t topology.Topology) error {
 	}
 	return attach(topology.Client, netip.PrefixFrom(t.ClientIP(), t.Link.Bits()))
 }
+
+// bridgeAddress is one that is administered locally (IEEE 802).
+func bridgeAddress() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
 
 // switchOnly lets the bridge pass frames without showing them to netfilter,
 // where the host has br_netfilter: a switch does not filter.
