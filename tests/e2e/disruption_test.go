@@ -20,7 +20,10 @@ func testDisruption(t *testing.T, c *cluster) {
 	g := c.newGateway(t, "Disruption", nil)
 	// A drain looks into every namespace: what it may take needs a label of its own.
 	const label = "vpn-gateway.test/scenario"
-	g.install(t, map[string]any{"podLabels": map[string]any{label: "disruption"}})
+	alice := newClient(t, "alice", 2)
+	values := peers(alice)
+	values["podLabels"] = map[string]any{label: "disruption"}
+	g.install(t, values)
 	first := g.state(t)
 
 	t.Run("rolling restart", func(t *testing.T) {
@@ -50,6 +53,24 @@ func testDisruption(t *testing.T, c *cluster) {
 		after := g.successor(t, before.UID)
 		if after.Spec.NodeName == before.Spec.NodeName {
 			t.Errorf("the Pod is on %s again, which was drained", after.Spec.NodeName)
+		}
+	})
+	t.Run("killed", func(t *testing.T) {
+		s := g.startStream(t, g.dial(t, alice))
+		time.Sleep(6 * time.Second) // in a lab, WireGuard may shake hands again after 5 s
+		before := s.Sent()
+		pod := g.pod(t)
+		kill(t, pod)
+		g.moved(t, pod)
+		flows(t, s, streamRate)
+		time.Sleep(time.Second)
+		lost, outage := s.Loss(before)
+		g.times.note(g.scenario, "stream while the only process is killed with SIGKILL, and started again",
+			fmt.Sprintf("%d lost, longest outage %d ms", lost, outage.Milliseconds()))
+		// Twice what it is without other scenarios beside this one, which keep the
+		// kubelet from its work; WireGuard by itself takes 15 s and the start.
+		if most := 2 * killOutage; outage > most {
+			t.Errorf("longest outage %s, want %s at most (%d lost)", outage, most, lost)
 		}
 	})
 	if diff := cmp.Diff(first.PublicKey, g.state(t).PublicKey); diff != "" {
