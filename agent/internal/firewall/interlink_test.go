@@ -113,6 +113,9 @@ func TestInterlink(t *testing.T) {
 					t.Errorf("%s: comes from %s, want %s", row.name, out.src, want)
 				}
 				for reason, n := range r.stopped(t) {
+					if reason == IPv6 && row.stopped != IPv6 {
+						continue // the kernels beside it report their groups (MLD) when they like
+					}
 					if counted := n > before[reason]; counted != (reason == row.stopped) {
 						t.Errorf("%s: counted as %s: %t", row.name, reason, counted)
 					}
