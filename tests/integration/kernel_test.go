@@ -23,7 +23,6 @@ import (
 // otherwise in a virtual machine, in which this program runs again with this test
 // alone.
 func TestKernel(t *testing.T) {
-	t.Parallel() // beside what mostly waits
 	testenv.Need(t, testenv.Linux(), testenv.Root(), testenv.NetNS(), testenv.Tool("wg", "nft"))
 	if missing := testenv.Missing(wgclient.KernelModule()); len(missing) > 0 {
 		t.Logf("this machine lacks %s: in a virtual machine, then", strings.Join(missing, "; "))

@@ -17,7 +17,6 @@ import (
 // TestReload makes every change that a user can make to a running gateway. No
 // packet of a client may be lost for it: that is what the project is for.
 func TestReload(t *testing.T) {
-	t.Parallel()
 	o := newOffice(t, "auto")
 	t.Run("taken", func(t *testing.T) { testTaken(t, o, nil) })
 	t.Run("PSK", func(t *testing.T) { testPresharedKey(t, o) })
