@@ -89,7 +89,7 @@ test-externalsecrets:
 .PHONY: e2e
 e2e: ## Run the tests on a Kubernetes of the project's own (root; the first run builds it)
 	@go run ./tests/deps -try
-	@$(GOTEST) -name e2e -- -v -count=1 -tags e2e -timeout 90m -parallel 10 ./tests/e2e/...
+	@$(GOTEST) -name e2e -- -v -count=1 -tags e2e -timeout 90m -parallel 9 ./tests/e2e/...
 
 .PHONY: fuzz
 fuzz: ## Fuzz the parser of what users write, the rotation of keys and messages of the fleet, each for FUZZTIME

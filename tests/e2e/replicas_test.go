@@ -91,6 +91,9 @@ func testReplicas(t *testing.T, c *cluster) {
 	g.times.note(g.scenario, "the whole stream", report.String())
 }
 
+// kubeProxySyncs is when kube-proxy knows of a change: it takes up endpoints once a second.
+const kubeProxySyncs = 3 * time.Second
+
 // nodeClients are enough for some of them to be at each of three replicas.
 const nodeClients = 12
 
@@ -124,6 +127,7 @@ func testNodeGone(t *testing.T, c *cluster) {
 		t.Fatalf("replicas on nodes: %v, want one on n1 and two on %s", onNode, lost)
 	}
 	first := must[readiness](t)(g.readyz(t.Context(), pods[0]))
+	time.Sleep(kubeProxySyncs) // else all flows go to whom it knew first
 	clients := g.startPinging(t, people, first.PublicKey)
 	eventually(t, "clients at replicas of both nodes", func(ctx context.Context) (bool, string) {
 		f, err := g.fleetOf(ctx, &pods[0])

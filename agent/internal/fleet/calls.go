@@ -183,13 +183,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	}
 	newest, _ := r.table.Newest(s.Peer)
 	isHere := r.isMine(newest)
-	if !isHere && s.Seq < newest.Seq && now.Sub(newest.Since) < lateFor && r.wasHere(s.Peer, now) {
-		e.Refused = Late
-		return e
-	}
-	if !isHere && s.Seq < newest.Seq && r.isPulled(newest, now) {
-		r.recall(newest, now, &e)
-		e.Refused = TooSoon
+	if !isHere && r.isBehind(s, newest, now, &e) {
 		return e
 	}
 	c := r.callingOf(s.Peer, now)
@@ -217,6 +211,23 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
 	}
 	return e
+}
+
+// isBehind reports whether a packet by an older session than a sibling's is no reason to
+// call the peer: it was under way, or drawn here by what we sent last.
+func (r *Replica) isBehind(s, newest Session, now time.Time, e *Effects) bool {
+	switch {
+	case s.Seq >= newest.Seq:
+		return false
+	case now.Sub(newest.Since) < lateFor && r.wasHere(s.Peer, now):
+		e.Refused = Late
+	case r.isPulled(newest, now):
+		r.recall(newest, now, e)
+		e.Refused = TooSoon
+	default:
+		return false
+	}
+	return true
 }
 
 // wasHere reports whether a peer's packets came here before it went to a sibling: as to
