@@ -58,20 +58,13 @@ func testDisruption(t *testing.T, c *cluster) {
 	t.Run("killed", func(t *testing.T) {
 		s := g.startStream(t, g.dial(t, alice))
 		time.Sleep(6 * time.Second) // in a lab, WireGuard may shake hands again after 5 s
-		before := s.Sent()
-		pod := g.pod(t)
-		kill(t, pod)
-		g.moved(t, pod)
-		flows(t, s, streamRate)
-		time.Sleep(time.Second)
-		lost, outage := s.Loss(before)
-		g.times.note(g.scenario, "stream while the only process is killed with SIGKILL, and started again",
-			fmt.Sprintf("%d lost, longest outage %d ms", lost, outage.Milliseconds()))
 		// More than it is without other scenarios beside this one, which keep the
 		// kubelet from its work; WireGuard by itself takes 15 s and the start.
-		if most := 4 * killOutage; outage > most {
-			t.Errorf("longest outage %s, want %s at most (%d lost)", outage, most, lost)
-		}
+		g.step(t, s, "the only process is killed with SIGKILL, and started again", 4*killOutage, func() {
+			pod := g.pod(t)
+			kill(t, pod)
+			g.moved(t, pod)
+		})
 	})
 	if diff := cmp.Diff(first.PublicKey, g.state(t).PublicKey); diff != "" {
 		t.Errorf("public key of the successors (-before +after):\n%s", diff)

@@ -141,7 +141,7 @@ func (d *device) configure(p plan.Device) error {
 	var errs []error
 	if p.PrivateKey != nil {
 		k := wgtypes.Key(p.PrivateKey.Bytes())
-		if err := d.send(wgtypes.Config{PrivateKey: &k}); err != nil {
+		if err := d.backend.write(wgtypes.Config{PrivateKey: &k}); err != nil {
 			errs = append(errs, fmt.Errorf("setting the private key: %w", err))
 		}
 	}
@@ -151,7 +151,7 @@ func (d *device) configure(p plan.Device) error {
 		}
 	}
 	if len(p.Peers) > 0 {
-		if err := d.send(wgtypes.Config{Peers: peerConfigs(p.Peers)}); err != nil {
+		if err := d.backend.write(wgtypes.Config{Peers: peerConfigs(p.Peers)}); err != nil {
 			errs = append(errs, fmt.Errorf("changing %d peers: %w", len(p.Peers), err))
 		}
 	}
@@ -163,14 +163,7 @@ func (d *device) listen(port uint16) error {
 		return err
 	}
 	n := int(port)
-	return d.send(wgtypes.Config{ListenPort: &n})
-}
-
-func (d *device) send(c wgtypes.Config) error {
-	if own, ok := d.backend.(writer); ok {
-		return own.write(c)
-	}
-	return d.control.ConfigureDevice(d.name, c)
+	return d.backend.write(wgtypes.Config{ListenPort: &n})
 }
 
 func changeLink(link netlink.Link, p plan.Link) error {

@@ -36,9 +36,10 @@ func withPeers(b *testing.B, n int) (*Tunnels, state.Tunnel) {
 // [BenchmarkEachPeer].
 func BenchmarkDump(b *testing.B) {
 	d, _ := withPeers(b, manyPeers)
+	control := newControl(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := d.device(key.Blue).dump(); err != nil {
+		if _, err := control.Device(d.device(key.Blue).name); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -19,7 +19,6 @@ import (
 	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
-	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
@@ -36,7 +35,6 @@ type device struct {
 	name    string
 	backend backend
 	reason  string
-	control *wgctrl.Client
 	// answers says that the routes and rules of [state.Link.Answers] are this device's.
 	answers bool
 
@@ -59,6 +57,10 @@ type backend interface {
 	// open makes the device, or takes over what a predecessor left, unchanged.
 	// It is called again after the link vanished. The text says what happened.
 	open() (string, error)
+	// read shows every peer to visit, as in [Tunnels.EachPeer], and returns the rest.
+	read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error)
+	// write changes what a configuration names, and leaves the rest alone.
+	write(c wgtypes.Config) error
 	// vacant fails where port cannot be bound, and changes nothing.
 	vacant(port uint16) error
 	// bind makes sure that the device of a link that is up has its UDP port.
@@ -93,11 +95,6 @@ func openDevice(name string, plane spec.DataPlane, log *slog.Logger) (*device, e
 	}
 	if d.backend == nil {
 		return nil, fmt.Errorf("opening device %s: %w", name, errors.Join(failures...))
-	}
-	// Not before: the kernel's part of wgctrl is there once the module is, and
-	// making the link loads it.
-	if d.control, err = wgctrl.New(); err != nil {
-		return nil, errors.Join(fmt.Errorf("opening device %s: wgctrl: %w", name, err), d.backend.close())
 	}
 	return d, nil
 }
@@ -135,22 +132,11 @@ func (d *device) eachPeer(visit func(*state.ObservedPeer)) error {
 	return err
 }
 
-// reader is a backend that is read without wgctrl. What it returns has no peers:
-// they go to visit, as in [Tunnels.EachPeer].
-type reader interface {
-	read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error)
-}
-
 func (d *device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
-	own, ok := d.backend.(reader)
-	if !ok {
-		dump, err := d.dump()
-		if err != nil {
-			return state.ObservedDevice{}, err
-		}
-		return eachObserved(dump, visit), nil
+	o, err := state.ObservedDevice{}, error(fs.ErrClosed)
+	if !d.closed.Load() {
+		o, err = d.backend.read(visit)
 	}
-	o, err := own.read(visit)
 	if err != nil {
 		return o, fmt.Errorf("reading device %s: %w", d.name, err)
 	}
@@ -169,20 +155,6 @@ func (d *device) read() (state.ObservedDevice, error) {
 	return o, nil
 }
 
-func (d *device) dump() (*wgtypes.Device, error) {
-	if d.closed.Load() {
-		return nil, fmt.Errorf("reading device %s: %w", d.name, fs.ErrClosed)
-	}
-	dump, err := d.control.Device(d.name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("reading device %s: no WireGuard device of that name answers: %w", d.name, err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading device %s: %w", d.name, err)
-	}
-	return dump, nil
-}
-
 // close lets go of the device. A second call does nothing.
 func (d *device) close() error {
 	d.mu.Lock()
@@ -194,7 +166,7 @@ func (d *device) letGo() error {
 	if d.closed.Swap(true) {
 		return nil
 	}
-	if err := errors.Join(d.backend.close(), d.control.Close()); err != nil {
+	if err := d.backend.close(); err != nil {
 		return fmt.Errorf("closing device %s: %w", d.name, err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.zx2c4.com/wireguard/wgctrl"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
@@ -90,9 +91,10 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 		state.Peer{Name: "c", PublicKey: key.GeneratePrivate().Public()},
 	)
 	converge(t, d, want, nil)
+	control := newControl(t)
 	compare := func() {
 		t.Helper()
-		dump, err := d.device(key.Blue).dump()
+		dump, err := control.Device(d.device(key.Blue).name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,4 +117,15 @@ func TestReadIsWhatWgctrlReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	compare()
+}
+
+// newControl is wgctrl's client, as others have it too.
+func newControl(t testing.TB) *wgctrl.Client {
+	t.Helper()
+	c, err := wgctrl.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
 }

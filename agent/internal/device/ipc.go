@@ -13,11 +13,6 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
-// writer is a backend that is changed without wgctrl.
-type writer interface {
-	write(wgtypes.Config) error
-}
-
 // ipcText is a change in words of the configuration protocol
 // (https://www.wireguard.com/xplatform/), as wgctrl would send it. It stands in for
 // wgctrl where the device is in this process: a socket between two of our goroutines

@@ -14,7 +14,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/wgctrl"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
@@ -85,12 +84,7 @@ func sentByWgctrl(t *testing.T, c wgtypes.Config) string {
 			}
 		}
 	}()
-	control, err := wgctrl.New()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer control.Close()
-	if err := control.ConfigureDevice(name, c); err != nil {
+	if err := newControl(t).ConfigureDevice(name, c); err != nil {
 		t.Fatal(err)
 	}
 	return <-sent

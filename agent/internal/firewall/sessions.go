@@ -239,29 +239,21 @@ func (s *Sessions) Watch(add, remove []uint32) error {
 }
 
 // forget takes indices out of the set of strangers. A transaction fails as a whole where
-// one element is gone; those that are left are taken out one by one then.
+// one element is gone; the others are taken out one by one then.
 func forget(list []uint32) error {
-	remove := func(some []uint32) error {
-		return commit(func(c *nftables.Conn) error { return c.SetDeleteElements(strangers(), indices(some)) })
+	err := commit(func(c *nftables.Conn) error { return c.SetDeleteElements(strangers(), indices(list)) })
+	switch {
+	case !errors.Is(err, unix.ENOENT):
+		return err
+	case len(list) == 1:
+		return nil
 	}
-	err := remove(list)
-	if !errors.Is(err, unix.ENOENT) || len(list) == 1 {
-		return ignore(err, unix.ENOENT)
-	}
-	for _, index := range list {
-		if err := ignore(remove([]uint32{index}), unix.ENOENT); err != nil {
+	for i := range list {
+		if err := forget(list[i : i+1]); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// ignore drops an error of a kind.
-func ignore(err, kind error) error {
-	if errors.Is(err, kind) {
-		return nil
-	}
-	return err
 }
 
 // Repair makes the table anew where it is gone, and reports whether it did: then all

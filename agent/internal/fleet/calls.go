@@ -193,13 +193,9 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 			e.Refused = Late
 			return e
 		}
-		nudge := Call{Peer: p.PublicKey, Port: port, Nudge: true}
-		if !r.mine[newest.Index].used {
-			// It may be elsewhere than a moment ago: whoever translates its address gives it
-			// another port where we were quicker to send to the one that it had.
-			nudge.Endpoint = from
-		}
-		e.Calls = []Call{nudge}
+		// It may be elsewhere than a moment ago: whoever translates its address gives it
+		// another port where we were quicker to send to the one that it had.
+		e.Calls = []Call{r.nudge(newest.Index, Call{Peer: p.PublicKey, Port: port, Endpoint: from})}
 	case !c.isTurn(from, now):
 		e.Refused = TooSoon
 	default:
@@ -235,6 +231,16 @@ func (r *Replica) isBehind(s, newest Session, now time.Time, e *Effects) bool {
 func (r *Replica) wasHere(id PeerID, now time.Time) bool {
 	_, held := r.yielded[id]
 	return held || now.Sub(r.passed[id]) < lateFor
+}
+
+// nudge makes a call one for a packet by the session of ours that has an index. Once the
+// peer has sent by that session, WireGuard knows better where it is.
+func (r *Replica) nudge(index uint32, c Call) Call {
+	c.Nudge = true
+	if r.mine[index].used {
+		c.Endpoint = netip.AddrPort{}
+	}
+	return c
 }
 
 // call calls a peer, for which the device forgets what it knows of it.

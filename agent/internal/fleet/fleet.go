@@ -281,6 +281,16 @@ func wake(c chan struct{}) {
 	}
 }
 
+// pause waits, and reports whether ctx is still good after that.
+func pause(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
 // Changed says that [Fleet.State] is another one.
 func (f *Fleet) Changed() <-chan struct{} { return f.changed }
 
@@ -408,10 +418,8 @@ func (f *Fleet) watchStrangers(ctx context.Context) {
 			f.options.Log.Error("cannot watch for peers of other replicas, trying again", "error", err)
 			rest = watchAgain
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, rest) {
 			return
-		case <-time.After(rest):
 		}
 		if err != nil {
 			f.WatchAll()

@@ -53,11 +53,8 @@ func (r *Replica) Remind(m Reminder) (e Effects) {
 	if !ok || !isConfigured || s.Index != m.Index || !r.isMine(s) {
 		return e
 	}
-	nudge := Call{Peer: p.PublicKey, Port: s.Port, Nudge: true}
-	if !r.mine[s.Index].used {
-		nudge.Endpoint = s.Endpoint // whatever came from elsewhere meanwhile
-	}
-	e.Calls = []Call{nudge}
+	// To where it answered, whatever came from elsewhere meanwhile.
+	e.Calls = []Call{r.nudge(s.Index, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint})}
 	return e
 }
 
@@ -105,7 +102,6 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 		}
 	}
 	maps.DeleteFunc(r.passed, func(_ PeerID, at time.Time) bool { return now.Sub(at) >= lateFor })
-	r.tickReborn(now, e)
 	for id, at := range r.gone {
 		switch {
 		case at.IsZero():
@@ -119,10 +115,11 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 	}
 	for id, p := range r.peers {
 		s, ok := r.table.Newest(id)
-		if !ok || p.Site || now.Sub(s.Since) >= connectedFor {
+		if !ok || p.Site || r.isMine(s) || now.Sub(s.Since) >= connectedFor {
 			continue
 		}
-		if at, gone := r.gone[s.Holder]; gone && now.Sub(at) >= orphanedAfter && r.caller(id) == r.self {
+		isOurs := s.Holder == r.self || r.caller(id) == r.self // nobody else knows that we began anew
+		if at, gone := r.gone[s.Holder]; gone && isOurs && now.Sub(at) >= orphanedAfter {
 			r.callAt(s, now, e)
 		}
 	}

@@ -103,26 +103,9 @@ func (r *Replica) Own() []Session {
 // called, and after a moment those who do not send.
 func (r *Replica) Remembered(sessions []Session, now time.Time) Effects {
 	if len(sessions) > 0 && !r.inherited {
-		r.reborn = now
+		r.gone[r.self] = now
 	}
 	return r.Heard(sessions, now)
-}
-
-// tickReborn calls peers of the process before this one that have not come by themselves.
-func (r *Replica) tickReborn(now time.Time, e *Effects) {
-	if r.reborn.IsZero() || now.Sub(r.reborn) < orphanedAfter {
-		return
-	}
-	if now.Sub(r.reborn) >= connectedFor {
-		r.reborn = time.Time{}
-		return
-	}
-	for id, p := range r.peers {
-		s, ok := r.table.Newest(id)
-		if ok && s.Holder == r.self && !r.isMine(s) && !p.Site && now.Sub(s.Since) < connectedFor {
-			r.callAt(s, now, e)
-		}
-	}
 }
 
 // remember takes up the note of the process before this one.
@@ -156,10 +139,8 @@ func (f *Fleet) keepMemory(ctx context.Context) {
 			failed = err.Error()
 			f.options.Log.Warn("cannot leave a note of sessions: were this process killed, peers would wait for WireGuard's own timers", "error", err)
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, max(memoryRest, memoryShare*time.Since(start))) {
 			return
-		case <-time.After(max(memoryRest, memoryShare*time.Since(start))):
 		}
 	}
 }

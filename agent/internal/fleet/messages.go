@@ -157,10 +157,8 @@ func (f *Fleet) send(ctx context.Context) {
 				f.options.Log.Debug("message not sent, gossip will do", "replica", n.Name, "error", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, sendRest) {
 			return
-		case <-time.After(sendRest):
 		}
 	}
 }

@@ -14,6 +14,10 @@ func (r *Replica) sessionOf(index uint32, began started, now time.Time) Session 
 	}
 }
 
+// countsOn reports whether a session has to take a greater number, since another one has a
+// greater one by now though its handshake began before.
+func (s Session) countsOn(o Session) bool { return s.Compare(o) < 0 && s.began().After(o.began()) }
+
 // reassert has a session of ours count on where one that began before has the greater
 // number. Numbers tell nothing about sessions that were made without knowledge of each
 // other, by two replicas that a peer came to within a moment or on the two sides of a
@@ -23,7 +27,7 @@ func (r *Replica) sessionOf(index uint32, began started, now time.Time) Session 
 // two replicas take each other's for older.
 func (r *Replica) reassert(s Session, now time.Time, e *Effects) {
 	ours, ok := r.table.Newest(s.Peer)
-	if !ok || !r.isMine(ours) || s.same(ours) || s.Compare(ours) < 0 || !ours.began().After(s.began()) {
+	if !ok || !r.isMine(ours) || s.same(ours) || !ours.countsOn(s) {
 		return
 	}
 	ours.Seq = s.Seq + 1

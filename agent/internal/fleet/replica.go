@@ -35,10 +35,8 @@ type Replica struct {
 	yielded, recalled map[PeerID]time.Time
 	// passed are the peers that were being called when a sibling got a session with them.
 	passed map[PeerID]time.Time
-	// reborn is when sessions of the process before this one were taken up; zero: there
-	// is nobody left to be called.
-	reborn time.Time
-	// gone are the replicas that are no more, since when.
+	// gone are the replicas that are no more, since when; this one stands for the process
+	// before it in the same Pod.
 	gone map[ReplicaID]time.Time
 }
 
@@ -167,8 +165,11 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 	before := r.members
 	r.members = make(map[ReplicaID]Member, len(members))
 	for _, m := range members {
-		r.members[ReplicaIDOf(m.Name)] = m
-		delete(r.gone, ReplicaIDOf(m.Name))
+		id := ReplicaIDOf(m.Name)
+		r.members[id] = m
+		if id != r.self {
+			delete(r.gone, id)
+		}
 	}
 	for id := range before {
 		if _, stays := r.members[id]; !stays {
@@ -234,7 +235,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	delete(r.calls, began.peer)
 	before, known := r.table.Newest(began.peer)
 	s := r.sessionOf(index, began, now)
-	if known && before.Holder != r.self && s.Compare(before) < 0 && s.began().After(before.began()) {
+	if known && before.Holder != r.self && s.countsOn(before) {
 		s.Seq = before.Seq + 1 // nobody knew that we had begun
 	}
 	r.mine[index] = own{s.Peer, began.answer}

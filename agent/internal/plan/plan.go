@@ -36,10 +36,7 @@ type Tunnel struct {
 
 // OnlyPeers reports whether peers are all that changes.
 func (t Tunnel) OnlyPeers() bool {
-	l := &t.Link
-	return t.Device.PrivateKey == nil && t.Device.ListenPort == nil && l.MTU == 0 && !l.Up &&
-		len(l.AddAddresses)+len(l.RemoveAddresses)+len(l.AddRoutes)+len(l.RemoveRoutes)+
-			len(l.AddAnswers)+len(l.RemoveAnswers)+len(l.AddAnswersFor)+len(l.RemoveAnswersFor) == 0
+	return t.Device.PrivateKey == nil && t.Device.ListenPort == nil && t.Link.empty()
 }
 
 // Link changes the network device.

@@ -233,15 +233,18 @@ func (c *Controller) refuses(ctx context.Context, q quorum) (string, error) {
 		}
 	}
 	if q != majority {
-		holds, err := c.acquire(ctx)
-		switch {
-		case err != nil:
-			return "", err
-		case !holds:
-			return refusedLease, nil
-		}
+		return c.lacksLease(ctx)
 	}
 	return "", nil
+}
+
+// lacksLease says that another replica holds the Lease; empty where this one does.
+func (c *Controller) lacksLease(ctx context.Context) (string, error) {
+	holds, err := c.acquire(ctx)
+	if err == nil && !holds {
+		return refusedLease, nil
+	}
+	return "", err
 }
 
 // anyReady says whether a replica that is alive is in service: this one, or else

@@ -129,11 +129,7 @@ func (c *Controller) staysOut(ctx context.Context, q quorum) (string, error) {
 	case minority:
 		return refusedMinority, nil
 	case half:
-		holds, err := c.acquire(ctx)
-		if err == nil && !holds {
-			return refusedLease, nil
-		}
-		return "", err
+		return c.lacksLease(ctx)
 	case majority:
 	}
 	return "", nil

@@ -19,7 +19,7 @@
 //
 // With fewer than half the API server is the witness. Whoever sees a sibling dead that is
 // in service gives proofs of life there (see nextBeat); where none of the dead does for
-// two seconds, this replica has not been marked by them, and it holds the Lease, it
+// one and a half seconds, this replica has not been marked by them, and it holds the Lease, it
 // marks them all. One that was marked so, and lives, comes back by itself.
 package readiness
 

@@ -154,7 +154,7 @@ func TestNodeDies(t *testing.T) {
 			time.Sleep(long)
 		}, "a", []string{"a b", "a c"}, leaseDuration + resync + again, 40},
 	} {
-		t.Run(s.name, s.run)
+		s.runAs(t)
 	}
 }
 

@@ -149,11 +149,12 @@ func (n *NS) AddRouteBy(to netip.Prefix, neighbour netip.Addr) error {
 	if err != nil {
 		return fmt.Errorf("route to %s: %w", neighbour, err)
 	}
-	to = to.Masked()
-	if err := n.links.RouteReplace(&netlink.Route{
-		Dst: &net.IPNet{IP: to.Addr().AsSlice(), Mask: net.CIDRMask(to.Bits(), to.Addr().BitLen())},
-		Gw:  neighbour.AsSlice(), LinkIndex: there[0].LinkIndex, Flags: int(netlink.FLAG_ONLINK),
-	}); err != nil {
+	route, err := n.route(Route{To: to, Via: neighbour})
+	if err != nil {
+		return fmt.Errorf("route to %s: %w", to, err)
+	}
+	route.LinkIndex, route.Flags = there[0].LinkIndex, int(netlink.FLAG_ONLINK)
+	if err := n.links.RouteReplace(route); err != nil {
 		return fmt.Errorf("route to %s by %s: %w", to, neighbour, err)
 	}
 	return nil
