@@ -52,7 +52,6 @@ type Fleet struct {
 	mu        sync.Mutex
 	replica   *Replica
 	receivers *receivers
-	claims    *claims
 	slots     map[uint16]key.Slot // by port
 	snapshot  *spec.Snapshot
 	keys      []key.Private // in the ring, the one in use last
@@ -126,7 +125,7 @@ const (
 func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
-		options: o, replica: NewReplica(o.Name, o.Inherited), claims: newClaims(), siblings: map[string]sibling{},
+		options: o, replica: NewReplica(o.Name, o.Inherited), siblings: map[string]sibling{},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}

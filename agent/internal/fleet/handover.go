@@ -30,7 +30,8 @@ const (
 	orphanEvery = 30 * time.Second
 )
 
-// Reminder asks for a packet to a peer that has come to us a moment ago.
+// Reminder asks for a packet to a peer that has come to us a moment ago, or that uses what
+// is not proven yet.
 type Reminder struct {
 	After time.Duration
 	Peer  PeerID
@@ -48,6 +49,9 @@ func remindersOf(s Session) []Reminder {
 
 // Remind carries a reminder out, unless the peer has another session by now.
 func (r *Replica) Remind(m Reminder) (e Effects) {
+	if s, ok := r.started[m.Index]; ok && s.peer == m.Peer {
+		return r.unproven(s)
+	}
 	s, ok := r.table.Newest(m.Peer)
 	p, isConfigured := r.peers[m.Peer]
 	if !ok || !isConfigured || s.Index != m.Index || !r.isMine(s) {

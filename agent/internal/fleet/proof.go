@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
 // Whoever can see packets could make up all that comes in for a handshake of ours: our
@@ -82,44 +83,45 @@ func (c *claims) expire(now time.Time) {
 
 // Heard takes a message of WireGuard's that passed one of the gateway's ports.
 func (f *Fleet) Heard(m firewall.Message) {
-	f.do(func(now time.Time) (e Effects) {
-		switch {
-		case m.Out && m.Type == messageTypeData:
-			if index, ok := f.claims.prove(m, now); ok {
-				return f.replica.Confirmed(index, now)
-			}
-		case m.Out:
-			if peer, ok := f.receivers.of(m.Bytes, m.Remote); ok {
-				f.replica.Started(m.Index, peer, m.Type == messageTypeResp, now)
-				f.replica.Located(m.Index, m.Port, m.Remote)
-				f.claims.note(m, now)
-			}
-		case f.replica.Began(m.Index) && m.Type == messageTypeResp:
-			f.replica.Answered(m.Index, now)
-			f.claims.note(m, now)
-		case f.replica.undone(m.Index):
-			return f.replica.Confirmed(m.Index, now) // the device has nothing to prove it by
-		case f.replica.Began(m.Index):
-			// Whether or not it is the peer: what we send is for the peer alone.
-			time.AfterFunc(nudgeUnproven, func() {
-				f.do(func(time.Time) Effects { return f.replica.Unproven(m.Index) })
-			})
-		case m.Type == messageTypeData:
-			return f.replica.Stranger(m.Index, m.Port, m.Remote, now)
+	f.do(func(now time.Time) Effects { return f.replica.Message(m, f.receivers.of, now) })
+}
+
+// Message takes a message of WireGuard's that passed one of the gateway's ports. peerOf
+// tells for whom one of our handshake messages is.
+func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to netip.AddrPort) (key.Public, bool), now time.Time) (e Effects) {
+	switch {
+	case m.Out && m.Type == messageTypeData:
+		if index, ok := r.claims.prove(m, now); ok {
+			return r.Confirmed(index, now)
 		}
-		return e
-	})
+	case m.Out:
+		if peer, ok := peerOf(m.Bytes, m.Remote); ok {
+			r.Started(m.Index, peer, m.Type == messageTypeResp, now)
+			r.Located(m.Index, m.Port, m.Remote)
+			r.claims.note(m, now)
+		}
+	case r.Began(m.Index) && m.Type == messageTypeResp:
+		r.Answered(m.Index, now)
+		r.claims.note(m, now)
+	case r.undone(m.Index):
+		return r.Confirmed(m.Index, now) // the device has nothing to prove it by
+	case r.Began(m.Index):
+		// Whether or not it is the peer: what we send is for the peer alone.
+		e.Reminders = []Reminder{{After: nudgeUnproven, Peer: r.started[m.Index].peer, Index: m.Index}}
+	case m.Type == messageTypeData:
+		return r.Stranger(m.Index, m.Port, m.Remote, now)
+	}
+	return e
 }
 
 // undone reports whether the device has forgotten a handshake of ours that the peer may
 // still take for a session.
 func (r *Replica) undone(index uint32) bool { return r.started[index].undone }
 
-// Unproven asks for a packet to the peer of a handshake of ours that is still not
+// unproven asks for a packet to the peer of a handshake of ours that is still not
 // confirmed though somebody uses it.
-func (r *Replica) Unproven(index uint32) (e Effects) {
-	s, ok := r.started[index]
-	if p, isConfigured := r.peers[s.peer]; ok && isConfigured && !s.undone {
+func (r *Replica) unproven(s started) (e Effects) {
+	if p, isConfigured := r.peers[s.peer]; isConfigured && !s.undone {
 		e.Calls = []Call{{Peer: p.PublicKey, Port: s.port, Nudge: true}}
 	}
 	return e

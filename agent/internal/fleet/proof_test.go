@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
 // response is one as the packet log has it.
@@ -69,5 +70,28 @@ func TestProof(t *testing.T) {
 	c.expire(now.Add(2 * sessionLifetime))
 	if len(c.byPeer)+len(c.proven) != 0 {
 		t.Errorf("left: %+v", c)
+	}
+}
+
+// TestProofsAreForgotten: a replica's memory does not grow with the handshakes that it has
+// had.
+func TestProofsAreForgotten(t *testing.T) {
+	alice := person(1)
+	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a")
+	a, whose := tr.all["a"], func([]byte, netip.AddrPort) (key.Public, bool) { return alice, true }
+	for i := range uint32(10) {
+		ours, theirs := 100+i, 200+i
+		a.Message(firewall.Message{Out: true, Type: messageTypeInit, Index: ours, Remote: home}, whose, tr.now)
+		a.Message(response(false, home, theirs, ours), whose, tr.now)
+		a.Message(response(true, home, 300+i, 400+i), whose, tr.now) // never used
+		e := a.Message(firewall.Message{Out: true, Type: messageTypeData, Index: theirs, Remote: home}, whose, tr.now)
+		if len(e.Publish) != 1 || e.Publish[0].Index != ours {
+			t.Fatalf("published is %+v, want %d", e.Publish, ours)
+		}
+	}
+	tr.pass(sessionLifetime)
+	a.Tick(tr.now)
+	if n := len(a.claims.byPeer) + len(a.claims.proven) + len(a.started) + len(a.mine); n != 0 {
+		t.Errorf("%d handshakes and sessions are left", n)
 	}
 }

@@ -23,6 +23,7 @@ type Replica struct {
 	members map[ReplicaID]Member // alive ones and draining ones, this one included
 	// started are our handshakes that are not confirmed, by index.
 	started map[uint32]started
+	claims  *claims // those that lack WireGuard's proof
 	// mine are the indices of sessions that the device has. Where a peer has one here,
 	// its newest one is.
 	mine map[uint32]own
@@ -144,7 +145,7 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{},
+		started: map[uint32]started{}, claims: newClaims(), mine: map[uint32]own{}, calls: map[PeerID]*calling{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
@@ -400,6 +401,7 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 			delete(r.calls, id)
 		}
 	}
+	r.claims.expire(now)
 	r.tickHandover(now, &e)
 	over := map[PeerID]bool{}
 	r.table.Expire(now, func(id PeerID) bool { _, ok := r.peers[id]; return ok }, func(s Session) {
