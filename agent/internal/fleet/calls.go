@@ -246,7 +246,7 @@ func (r *Replica) nudge(index uint32, c Call) Call {
 // call calls a peer, for which the device forgets what it knows of it.
 func (r *Replica) call(id PeerID, c Call, e *Effects) {
 	r.undo(id)
-	r.calls[id].called = true
+	r.calls[id].called, r.loud[id] = true, true
 	e.Calling = true
 	e.Calls = append(e.Calls, c)
 }

@@ -330,7 +330,7 @@ func (f *Fleet) Forgot(peers []key.Public) {
 func (f *Fleet) IsOver(c state.Call) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return !c.Nudge && f.replica.Holds(c.Peer)
+	return f.replica.IsOver(Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge})
 }
 
 // HandOver asks the siblings to call the connected peers that are still here: those

@@ -22,6 +22,9 @@ func (r *Replica) place(id PeerID, e *Effects) {
 		return
 	}
 	to := r.serves(id, p.Site)
+	if c := r.calls[id]; to != r.self && r.loud[id] && (c == nil || !c.called) {
+		r.silence(id, e)
+	}
 	was, wasElsewhere := r.elsewhere[id]
 	switch {
 	case to == r.self && wasElsewhere:

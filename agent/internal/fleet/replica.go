@@ -29,6 +29,8 @@ type Replica struct {
 	mine map[uint32]own
 	// calls are the peers that we are taking over.
 	calls map[PeerID]*calling
+	// loud are the peers that the device was made to call, and has no session with.
+	loud map[PeerID]bool
 	// elsewhere are the peers that a sibling serves.
 	elsewhere map[PeerID]ReplicaID
 	// yielded are the peers that went to a sibling a moment ago, and recalled when the
@@ -145,7 +147,7 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, claims: newClaims(), mine: map[uint32]own{}, calls: map[PeerID]*calling{},
+		started: map[uint32]started{}, claims: newClaims(), mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
@@ -156,6 +158,7 @@ func (r *Replica) Configure(peers []Peer) (e Effects) {
 	for _, p := range peers {
 		r.peers[IDOf(p.PublicKey)] = p
 	}
+	maps.DeleteFunc(r.loud, func(id PeerID, _ bool) bool { _, ok := r.peers[id]; return !ok })
 	r.placeAll(&e)
 	return e
 }
@@ -242,6 +245,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	r.mine[index] = own{s.Peer, began.answer}
 	if news, _ := r.add(s, &e); !news { // overtaken by others
 		delete(r.mine, index)
+		r.place(began.peer, &e)
 		return e
 	}
 	e.Publish = []Session{s}
@@ -253,6 +257,9 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	case isConfigured && known && before.Holder != r.self:
 		e.Adopted = []Change{{p.PublicKey, r.members[before.Holder].Name}}
 		e.Reminders = remindersOf(s)
+	}
+	if newest.Holder == r.self {
+		delete(r.loud, began.peer)
 	}
 	r.place(began.peer, &e)
 	return e
@@ -365,6 +372,7 @@ func (r *Replica) Forgot(peers []key.Public, now time.Time) (e Effects) {
 	for _, k := range peers {
 		id := IDOf(k)
 		r.undo(id)
+		delete(r.loud, id)
 		for i, s := range r.table.Sessions(id) {
 			if !r.isMine(s) {
 				continue
@@ -412,21 +420,6 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		r.place(id, &e)
 	}
 	return e
-}
-
-// hush ends a call in vain: the device shall not go on calling by itself, where the
-// peer may not be.
-func (r *Replica) hush(id PeerID, e *Effects) {
-	p, ok := r.peers[id]
-	if s, _ := r.table.Newest(id); !ok || p.Site || r.isMine(s) {
-		return
-	}
-	r.undo(id)
-	if _, ok := r.elsewhere[id]; ok {
-		e.Elsewhere = true
-		return
-	}
-	e.Calls = append(e.Calls, Call{Peer: p.PublicKey}) // at no address
 }
 
 // Elsewhere returns the peers that a sibling serves, with its name.

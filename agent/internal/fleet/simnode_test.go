@@ -101,7 +101,7 @@ func (n *node) call(call Call) {
 		n.write(c, false, 0)
 		return
 	}
-	if n.replica.Holds(call.Peer) {
+	if n.replica.IsOver(call) {
 		return // it has come by itself meanwhile
 	}
 	if k := n.device.tunnel(c).current; k != nil && n.isCurrent(k) {
