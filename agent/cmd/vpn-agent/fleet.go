@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -103,11 +105,11 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 	if err != nil {
 		return nil, err // check saw to it
 	}
-	inherited, err := hasSessions(dev)
+	g := &initial.Gateway
+	inherited, err := sessionsOf(dev, g)
 	if err != nil {
 		return nil, err
 	}
-	g := &initial.Gateway
 	link, err := o.fleet.link(g)
 	if err != nil {
 		return nil, err
@@ -131,12 +133,18 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 	return r, nil
 }
 
-// hasSessions reports whether the device was a predecessor's, with its sessions.
-func hasSessions(dev *device.Tunnels) (found bool, err error) {
+// sessionsOf returns each peer's last session with the device, where that was a predecessor's.
+func sessionsOf(dev *device.Tunnels, g *spec.Gateway) (made []fleet.Session, err error) {
+	last := map[fleet.PeerID]fleet.Session{}
 	for _, slot := range []key.Slot{key.Blue, key.Green} {
-		err = errors.Join(err, dev.EachPeer(slot, func(p *state.ObservedPeer) { found = found || !p.LastHandshake.IsZero() }))
+		err = errors.Join(err, dev.EachPeer(slot, func(p *state.ObservedPeer) {
+			s := fleet.Session{Peer: fleet.IDOf(p.PublicKey), Since: p.LastHandshake, Port: g.ListenPort(slot), Endpoint: p.Endpoint}
+			if s.Since.After(last[s.Peer].Since) {
+				last[s.Peer] = s
+			}
+		}))
 	}
-	return found, err
+	return slices.Collect(maps.Values(last)), err
 }
 
 // keepTable makes the table of sessions anew where somebody deletes it.

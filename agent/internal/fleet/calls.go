@@ -45,7 +45,8 @@ type calling struct {
 	called  bool // and not given up
 	// answered is when a response to the last call came in, the first one.
 	answered time.Time
-	unasked  int // calls that no packet asked for
+	unasked  int  // calls that no packet asked for
+	unheard  bool // it had a session with us, and did not answer
 	nudged   time.Time
 	nudges   int
 }
@@ -104,7 +105,12 @@ func (c *calling) isAnswered(now time.Time) bool {
 // Answered notes that a response to a handshake of ours has come in.
 func (r *Replica) Answered(index uint32, now time.Time) {
 	s, ok := r.started[index]
-	if c := r.calls[s.peer]; ok && !s.answer && c != nil && c.answered.Before(c.last) {
+	if !ok || s.answer {
+		return
+	}
+	s.answered = true
+	r.started[index] = s
+	if c := r.calls[s.peer]; c != nil && c.answered.Before(c.last) {
 		c.answered = now
 	}
 }
@@ -171,7 +177,7 @@ func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 // one is confirmed. Whatever comes in, a peer that uses a session of ours is not called:
 // that would end the session.
 func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
-	s, ok := r.table.Find(index)
+	s, ok := r.find(index)
 	p, isConfigured := r.peers[s.Peer]
 	if !ok || !isConfigured || now.Sub(s.Since) >= sessionLifetime {
 		e.Refused = UnknownPeer

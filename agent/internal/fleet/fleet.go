@@ -30,8 +30,9 @@ type Options struct {
 	Join []string
 	// Initial is the configuration that the gateway starts with.
 	Initial *spec.Snapshot
-	// Inherited says that the device was taken over with its sessions.
-	Inherited bool
+	// Inherited are the sessions that the device was taken over with, one of each peer: who
+	// it is with, when it was made, the port and the peer's address. The index is not known.
+	Inherited []Session
 	// Link is this replica's end of the link to its siblings; nil: none.
 	Link *state.LinkConfig
 	// Memory is a file for what the next process in this Pod should know; "": none.
@@ -125,7 +126,7 @@ const (
 func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
-		options: o, replica: NewReplica(o.Name, o.Inherited), siblings: map[string]sibling{},
+		options: o, replica: NewReplica(o.Name, len(o.Inherited) > 0), siblings: map[string]sibling{},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
@@ -144,6 +145,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	first, cancel := context.WithTimeout(ctx, joinWithin)
 	f.join(first)
 	cancel()
+	f.do(func(now time.Time) Effects { return f.replica.Unseen(o.Inherited, now) })
 	f.done.Go(func() { f.keepJoining(ctx) })
 	f.done.Go(func() { f.tick(ctx) })
 	f.done.Go(func() { f.watchStrangers(ctx) })
@@ -239,7 +241,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 		}
 	}
 	for _, m := range e.Reminders {
-		time.AfterFunc(m.After, func() { f.do(func(time.Time) Effects { return f.replica.Remind(m) }) })
+		time.AfterFunc(m.After, func() { f.do(func(now time.Time) Effects { return f.replica.Remind(m, now) }) })
 	}
 	f.publish(e)
 	f.recall(e.Recall)

@@ -25,13 +25,14 @@ const (
 	// orphanCalls is how often. Who is there answers; who is not here but with a replica
 	// that we do not hear from, behind a partition, must not be held up: its own timers
 	// begin anew with each call that it gets (section 6.5 of the whitepaper). So after the
-	// first few, there is time between two calls for those.
+	// first few, there is time between two calls for those, four times over: there may be
+	// others who call it, at other moments.
 	orphanCalls = 3
-	orphanEvery = 30 * time.Second
+	orphanEvery = 60 * time.Second
 )
 
-// Reminder asks for a packet to a peer that has come to us a moment ago, or that uses what
-// is not proven yet.
+// Reminder asks to look at a session that a peer has made with us a moment ago, or at a
+// handshake that is not proven yet.
 type Reminder struct {
 	After time.Duration
 	Peer  PeerID
@@ -48,9 +49,9 @@ func remindersOf(s Session) []Reminder {
 }
 
 // Remind carries a reminder out, unless the peer has another session by now.
-func (r *Replica) Remind(m Reminder) (e Effects) {
+func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	if s, ok := r.started[m.Index]; ok && s.peer == m.Peer {
-		return r.unproven(s)
+		return r.unproven(m.Index, s, now)
 	}
 	s, ok := r.table.Newest(m.Peer)
 	p, isConfigured := r.peers[m.Peer]
@@ -72,15 +73,6 @@ func (r *Replica) recall(newest Session, now time.Time, e *Effects) {
 	}
 	r.recalled[newest.Peer] = now
 	e.Recall = append(e.Recall, newest)
-}
-
-// Recalled draws peers back whose packets come to a sibling that they have left.
-func (r *Replica) Recalled(sessions []Session) (e Effects) {
-	for _, s := range sessions {
-		reminded := r.Remind(Reminder{Peer: s.Peer, Index: s.Index})
-		e.Calls = append(e.Calls, reminded.Calls...)
-	}
-	return e
 }
 
 // isPulled reports whether packets of a sibling's session come here because of what
@@ -132,7 +124,8 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 // callAt calls a peer where it was last seen.
 func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
 	c := r.callingOf(s.Peer, now)
-	if c.unasked >= orphanCalls && now.Sub(c.last) < orphanEvery {
+	since := now.Sub(c.last)
+	if isLater := c.unasked >= orphanCalls || since >= lastRetry; c.unasked > 0 && isLater && since < orphanEvery {
 		return
 	}
 	if s.Endpoint == (netip.AddrPort{}) || !c.isTurn(netip.AddrPort{}, now) {

@@ -65,7 +65,7 @@ func (f *Fleet) merge(b []byte, isAll bool) {
 		case wireOffer:
 			return f.replica.Offered(sessions, now)
 		case wireRecall:
-			return f.replica.Recalled(sessions)
+			return f.replica.Recalled(sessions, now)
 		}
 		isNew := isAll && f.replica.KnowsNothing()
 		e := f.replica.Heard(sessions, now)

@@ -99,15 +99,22 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 			r.Started(m.Index, peer, m.Type == messageTypeResp, now)
 			r.Located(m.Index, m.Port, m.Remote)
 			r.claims.note(m, now)
+			if m.Type == messageTypeResp {
+				e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index}}
+			}
 		}
 	case r.Began(m.Index) && m.Type == messageTypeResp:
 		r.Answered(m.Index, now)
 		r.claims.note(m, now)
+		e.Reminders = []Reminder{{After: firstRetry, Peer: r.started[m.Index].peer, Index: m.Index}}
 	case r.undone(m.Index):
 		return r.Confirmed(m.Index, now) // the device has nothing to prove it by
 	case r.Began(m.Index):
 		// Whether or not it is the peer: what we send is for the peer alone.
-		e.Reminders = []Reminder{{After: nudgeUnproven, Peer: r.started[m.Index].peer, Index: m.Index}}
+		s := r.started[m.Index]
+		s.used = true
+		r.started[m.Index] = s
+		e.Reminders = []Reminder{{After: nudgeUnproven, Peer: s.peer, Index: m.Index}}
 	case m.Type == messageTypeData:
 		return r.Stranger(m.Index, m.Port, m.Remote, now)
 	}
@@ -118,11 +125,23 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 // still take for a session.
 func (r *Replica) undone(index uint32) bool { return r.started[index].undone }
 
-// unproven asks for a packet to the peer of a handshake of ours that is still not
-// confirmed though somebody uses it.
-func (r *Replica) unproven(s started) (e Effects) {
-	if p, isConfigured := r.peers[s.peer]; isConfigured && !s.undone {
-		e.Calls = []Call{{Peer: p.PublicKey, Port: s.port, Nudge: true}}
+// unproven takes care of a handshake that is still not confirmed. What somebody uses is
+// given something to say, and siblings are told of it. A response to a call of ours
+// that led to nothing is one to a handshake that the peer's own has crossed, since each side
+// has but one at a time: it is called again.
+func (r *Replica) unproven(index uint32, s started, now time.Time) (e Effects) {
+	p, isConfigured := r.peers[s.peer]
+	switch c := r.calls[s.peer]; {
+	case !isConfigured || s.undone:
+	case s.answer:
+		if s.used {
+			e.Calls = []Call{{Peer: p.PublicKey, Port: s.port, Nudge: true}}
+		}
+		if now.Sub(s.at) >= hintAfter {
+			e.Publish = []Session{r.hintOf(index, s)}
+		}
+	case c != nil && c.called:
+		r.callAt(Session{Peer: s.peer, Port: s.port, Endpoint: s.endpoint}, now, &e)
 	}
 	return e
 }

@@ -24,6 +24,8 @@ type Replica struct {
 	// started are our handshakes that are not confirmed, by index.
 	started map[uint32]started
 	claims  *claims // those that lack WireGuard's proof
+	// hints are handshakes that nobody has used yet, by the index.
+	hints map[uint32]Session
 	// mine are the indices of sessions that the device has. Where a peer has one here,
 	// its newest one is.
 	mine map[uint32]own
@@ -36,6 +38,8 @@ type Replica struct {
 	// yielded are the peers that went to a sibling a moment ago, and recalled when the
 	// sibling was last told that their packets come here.
 	yielded, recalled map[PeerID]time.Time
+	// missed are the peers of ours whose packets come to a sibling, as it said last.
+	missed map[PeerID]time.Time
 	// passed are the peers that were being called when a sibling got a session with them.
 	passed map[PeerID]time.Time
 	// gone are the replicas that are no more, since when; this one stands for the process
@@ -71,8 +75,9 @@ type started struct {
 	seq  uint32
 	// answer says that the peer began it.
 	answer bool
-	// undone says that the device has forgotten it.
-	undone bool
+	// undone says that the device has forgotten it, answered that a response came in.
+	undone, answered bool
+	used             bool // data came by it
 	// port of ours, and where the peer is.
 	port     uint16
 	endpoint netip.AddrPort
@@ -147,8 +152,9 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, claims: newClaims(), mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
-		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
+		started: map[uint32]started{}, claims: newClaims(), hints: map[uint32]Session{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
+		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{},
+		missed: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
 	}
 }
 
@@ -281,6 +287,10 @@ func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e
 // passed on.
 func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 	for _, s := range sessions {
+		if s.Seq == 0 {
+			r.hinted(s, now, &e)
+			continue
+		}
 		r.reassert(s, now, &e)
 		before, _ := r.table.Newest(s.Peer)
 		if now.Sub(s.Since) >= sessionLifetime {
@@ -365,28 +375,6 @@ func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
 	}
 }
 
-// Forgot notes that the device was made to forget peers, to fall silent towards them, by
-// what was known a moment ago. One may have come since: what it has with us is lost, and
-// it is called.
-func (r *Replica) Forgot(peers []key.Public, now time.Time) (e Effects) {
-	for _, k := range peers {
-		id := IDOf(k)
-		r.undo(id)
-		delete(r.loud, id)
-		for i, s := range r.table.Sessions(id) {
-			if !r.isMine(s) {
-				continue
-			}
-			delete(r.mine, s.Index)
-			e.Strangers = append(e.Strangers, s.Index)
-			if _, isConfigured := r.peers[id]; isConfigured && i == 0 {
-				r.callAt(s, now, &e)
-			}
-		}
-	}
-	return e
-}
-
 // Holds reports whether a peer's last session is one of ours.
 func (r *Replica) Holds(k key.Public) bool {
 	s, ok := r.table.Newest(IDOf(k))
@@ -395,6 +383,7 @@ func (r *Replica) Holds(k key.Public) bool {
 
 // Tick forgets what is over.
 func (r *Replica) Tick(now time.Time) (e Effects) {
+	r.tickHints(now, &e)
 	for index, s := range r.started {
 		if now.Sub(s.at) >= startedLifetime {
 			delete(r.started, index)
@@ -403,13 +392,14 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 	for id, c := range r.calls {
 		if c.called && now.Sub(c.last) >= callingFor {
 			c.called = false
-			r.hush(id, &e)
+			r.hush(id, c, &e)
 		}
-		if now.Sub(c.seen) >= 2*lastRetry {
+		if now.Sub(c.seen) >= 2*lastRetry && (c.unasked == 0 || now.Sub(c.last) >= orphanEvery) {
 			delete(r.calls, id)
 		}
 	}
 	r.claims.expire(now)
+	r.tickUnheard(now, &e)
 	r.tickHandover(now, &e)
 	over := map[PeerID]bool{}
 	r.table.Expire(now, func(id PeerID) bool { _, ok := r.peers[id]; return ok }, func(s Session) {
@@ -472,5 +462,8 @@ func (r *Replica) Strangers(now time.Time) []uint32 {
 			all[s.Index] = true
 		}
 	})
+	for index := range r.hints {
+		all[index] = true
+	}
 	return slices.Sorted(maps.Keys(all))
 }

@@ -122,9 +122,9 @@ func TestAdoption(t *testing.T) {
 	other := netip.AddrPortFrom(home.Addr(), 40001)
 	tr.want("it is elsewhere by now", tr.stranger("b", 1, other), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: other, Nudge: true})
 	reminder := Reminder{Peer: IDOf(alice), Index: 2}
-	tr.want("a reminder goes where it answered", tr.all["b"].Remind(reminder), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home, Nudge: true})
+	tr.want("a reminder goes where it answered", tr.all["b"].Remind(reminder, tr.now), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home, Nudge: true})
 	tr.want("our own session, used", tr.stranger("b", 2, home), NotRefused)
-	tr.want("a reminder", tr.all["b"].Remind(reminder), NotRefused, Call{Peer: alice, Port: 51820, Nudge: true})
+	tr.want("a reminder", tr.all["b"].Remind(reminder, tr.now), NotRefused, Call{Peer: alice, Port: 51820, Nudge: true})
 	for range 100 {
 		tr.pass(nudgeEvery)
 		tr.want("replayed for ever", tr.stranger("b", 1, spy), NotRefused, Call{Peer: alice, Port: 51820, Nudge: true})

@@ -51,7 +51,7 @@ func (n *node) do(e Effects) {
 	for _, m := range e.Reminders {
 		w.after(m.After, func() {
 			if n.up && n.replica == r {
-				n.do(n.replica.Remind(m))
+				n.do(n.replica.Remind(m, w.clock()))
 			}
 		})
 	}

@@ -1,0 +1,59 @@
+package fleet
+
+import "time"
+
+// A peer that has begun a handshake itself uses the session from the moment at which our
+// response reaches it. Where the load balancer moves it just then, or its first packet is
+// lost, nobody has seen the session used, and so nobody knows whose it is. This file tells
+// the siblings of such indices. A hint has the number 0: it is no session, moves nobody and
+// orders nothing, since who has recorded an initiation can have it answered elsewhere. It
+// only says whose packets these are.
+
+// hintAfter is after how long without a sign of the peer siblings are told: mostly it has
+// used the session by then, and all is said by that.
+const hintAfter = 60 * time.Millisecond
+
+// hintOf is what there is to say of an answer of ours that nobody has used yet.
+func (r *Replica) hintOf(index uint32, s started) Session {
+	return Session{Index: index, Peer: s.peer, Holder: r.self, Since: s.at, Port: s.port, Endpoint: s.endpoint}
+}
+
+// hinted takes a hint.
+func (r *Replica) hinted(s Session, now time.Time, e *Effects) {
+	_, isConfigured := r.peers[s.Peer]
+	_, isHinted := r.hints[s.Index]
+	if _, known := r.table.Find(s.Index); known || isHinted || !isConfigured || r.Began(s.Index) || now.Sub(s.Since) >= sessionLifetime {
+		return
+	}
+	r.hints[s.Index] = s
+	e.Strangers = append(e.Strangers, s.Index)
+}
+
+// find returns the session of an index, or what was hinted of it.
+func (r *Replica) find(index uint32) (s Session, ok bool) {
+	if s, ok = r.table.Find(index); ok {
+		return s, ok
+	}
+	s, ok = r.hints[index]
+	return s, ok
+}
+
+// tickHints keeps in mind what nobody has used in time, and forgets what is over.
+func (r *Replica) tickHints(now time.Time, e *Effects) {
+	for index, s := range r.started {
+		if s.answer && !s.undone && now.Sub(s.at) >= startedLifetime {
+			delete(r.started, index)
+			r.hinted(r.hintOf(index, s), now, e)
+		}
+	}
+	for index, s := range r.hints {
+		_, known := r.table.Find(index)
+		if !known && now.Sub(s.Since) < sessionLifetime {
+			continue
+		}
+		delete(r.hints, index)
+		if !known {
+			e.Known = append(e.Known, index)
+		}
+	}
+}
