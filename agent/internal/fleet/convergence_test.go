@@ -29,7 +29,7 @@ func BenchmarkConvergence(b *testing.B) {
 func measureConvergence(t testing.TB, noStraight bool) {
 	t.Helper()
 	const peers, replicas, measured = 10_000, 20, 30 * time.Second
-	w := &world{random: rand.New(rand.NewPCG(1, 2)), counts: map[string]int{}, sent: map[string]int{}, noStraight: noStraight, noDevices: true}
+	w := &world{random: rand.New(rand.NewPCG(1, 2)), counts: map[string]int{}, sent: map[string]int{}, dropped: map[uint32]bool{}, noStraight: noStraight, noDevices: true}
 	for i := range peers {
 		w.peers = append(w.peers, Peer{PublicKey: key.Public{byte(i), byte(i >> 8), 1}})
 		w.clients = append(w.clients, &client{world: w, public: w.peers[i].PublicKey})

@@ -26,7 +26,8 @@ type world struct {
 	news       func(*node, []Session)
 	noStraight bool // messages to all are lost
 	noDevices  bool
-	sent       map[string]int // bytes by way
+	sent       map[string]int  // bytes by way
+	dropped    map[uint32]bool // sessions that somebody was not told of, since a message was lost
 
 	split                bool // replicas of different sides do not hear each other
 	healed               time.Duration
@@ -95,25 +96,25 @@ func (w *world) count(what string)                   { w.counts[what]++ }
 func (w *world) hear(a, b *node) bool                { return a.up && b.up && (!w.split || a.side == b.side) }
 func pick[T any](random *rand.Rand, all []T) (one T) { return all[random.IntN(len(all))] }
 func (w *world) lost() bool                          { return w.random.Float64() < w.config.loss }
+
 func (w *world) toGateway(c *client, m message) {
 	if w.lost() {
-		c.outage.lost++
+		c.missed(m, false)
 		return
 	}
 	to := c.target
 	w.after(c.distance, func() {
 		if to == nil || !to.deviceUp {
-			c.outage.dead++
-			c.outage.cold = c.outage.cold || m.kind == messageTypeInit
+			c.missed(m, true)
 			return
 		}
 		to.receive(c, m)
 	})
 }
 
-func (w *world) toClient(n *node, c *client, m message) {
+func (w *world) toClient(c *client, m message) {
 	if w.lost() {
-		c.outage.lost++
+		c.missed(m, false)
 		return
 	}
 	w.after(c.distance, func() { c.receive(m) })
@@ -136,22 +137,17 @@ type node struct {
 	deviceUp bool
 	ready    bool
 	draining bool
+	newborn  bool // in a partition
 	replica  *Replica
 	device   *simDevice
 
-	seen        map[*node]Member // siblings that are alive, as far as it knows
-	strangers   map[uint32]*allowance
-	unconfirmed map[uint32]bool
-	silent      map[key.Public]bool // peers that are Elsewhere, as applied
-	gossip      []gossiped
-	ticking     bool
-	following   *Replica
-}
-
-// allowance is what the packet log tells of one index.
-type allowance struct {
-	tokens float64
-	at     time.Duration
+	seen      map[*node]Member // siblings that are alive, as far as it knows
+	log       packetLog
+	note      []Session           // for the next agent in this Pod
+	silent    map[key.Public]bool // peers that are Elsewhere, as applied
+	gossip    []gossiped
+	ticking   bool
+	following *Replica
 }
 
 type gossiped struct {
@@ -163,7 +159,7 @@ type gossiped struct {
 func (w *world) start(n *node, inherited bool) {
 	n.up, n.deviceUp, n.draining = true, true, false
 	n.replica = NewReplica(n.name, inherited)
-	n.seen, n.strangers, n.silent, n.gossip, n.unconfirmed = map[*node]Member{}, map[uint32]*allowance{}, map[key.Public]bool{}, nil, map[uint32]bool{}
+	n.seen, n.log, n.silent, n.gossip = map[*node]Member{}, newPacketLog(), map[key.Public]bool{}, nil
 	if n.device == nil {
 		n.device = newSimDevice()
 	}
@@ -175,6 +171,13 @@ func (w *world) start(n *node, inherited bool) {
 			w.meet(n, o, w.upTo(20*time.Millisecond))
 		}
 	}
+	r := n.replica
+	n.do(r.Remembered(n.note, w.clock()))
+	w.after(25*time.Millisecond, func() { // all of them have answered
+		if n.up && n.replica == r && inherited {
+			n.do(r.Unseen(n.device.sessions(), w.clock()))
+		}
+	})
 	w.after(w.in(50*time.Millisecond, 100*time.Millisecond), func() {
 		if n.up && !n.draining {
 			n.ready = true
@@ -186,6 +189,7 @@ func (w *world) newNode() *node {
 	w.born++
 	n := &node{world: w, name: fmt.Sprintf("vpn-gateway-%04d", w.born), side: w.random.IntN(2)}
 	n.skew = w.in(-w.config.skew, w.config.skew)
+	n.newborn = w.split
 	w.nodes = append(w.nodes, n)
 	w.start(n, false)
 	return n
@@ -197,6 +201,7 @@ func (w *world) tick(n *node, r *Replica) {
 		if !n.up || n.replica != r {
 			return
 		}
+		n.log.expire(w.now)
 		n.do(r.Tick(w.clock()))
 		if w.random.IntN(30) == 0 && len(n.seen) > 0 { // compareEvery
 			w.exchange(n, pick(w.random, n.siblings()))
@@ -270,6 +275,24 @@ func (w *world) lose(n, dead *node) {
 	})
 }
 
+// ask sends a sibling what is for it alone.
+func (n *node) ask(o *node, kind byte, sessions []Session) {
+	w := n.world
+	b := encodeAs(kind, sessions, w.clock())
+	w.after(w.in(500*time.Microsecond, 3*time.Millisecond), func() {
+		sessions, err := decodeAs(kind, b, w.clock())
+		switch {
+		case err != nil:
+			w.count("undecodable")
+		case !w.hear(n, o):
+		case kind == wireRecall:
+			o.do(o.replica.Recalled(sessions, w.clock()))
+		case kind == wireOffer:
+			o.do(o.replica.Offered(sessions, w.clock()))
+		}
+	})
+}
+
 // hear takes a message of a sibling.
 func (n *node) hear(b []byte, isAll bool) {
 	sessions, err := decode(b, n.world.clock())
@@ -291,13 +314,19 @@ func (n *node) hear(b []byte, isAll bool) {
 // tell sends a message to a sibling. Now and then one is lost.
 func (n *node) tell(o *node, sessions []Session, how string) {
 	w := n.world
-	if how == "straight" && w.noStraight || w.random.IntN(1000) == 0 {
+	if how == "straight" && w.noStraight {
+		return
+	}
+	if w.random.IntN(1000) == 0 {
+		for _, s := range sessions {
+			w.dropped[s.Index] = true
+		}
 		return
 	}
 	b := encode(sessions, w.clock())
 	w.sent[how] += packetOverhead + len(b) + 3*(len(sessions)-1) // each with its kind, type and length
 	w.after(w.in(500*time.Microsecond, 3*time.Millisecond), func() {
-		if w.hear(n, o) {
+		if o.up && (!w.split || n.side == o.side) { // who sent it may be dead by now
 			o.hear(b, false)
 		}
 	})

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"math"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -15,15 +14,20 @@ import (
 func (n *node) do(e Effects) {
 	w := n.world
 	for _, i := range e.Strangers {
-		n.strangers[i] = &allowance{}
+		n.log.strangers[i] = &allowance{}
 	}
 	for _, i := range e.Known {
-		delete(n.strangers, i)
+		delete(n.log.strangers, i)
 	}
 	w.counts["adopted"] += len(e.Adopted)
 	w.counts["yielded"] += len(e.Yielded)
 	if e.Refused != NotRefused {
 		w.count("packets refused: " + string(e.Refused))
+	}
+	if w.traced != "" {
+		for _, s := range e.Publish {
+			w.traceSession(s, n.name+" publishes")
+		}
 	}
 	if len(e.Publish) > 0 {
 		for _, o := range n.siblings() {
@@ -47,6 +51,13 @@ func (n *node) do(e Effects) {
 				n.call(c)
 			}
 		})
+	}
+	for _, s := range e.Recall {
+		for _, o := range n.siblings() {
+			if o.replica.self == s.Holder {
+				n.ask(o, wireRecall, []Session{s})
+			}
+		}
 	}
 	for _, m := range e.Reminders {
 		w.after(m.After, func() {
@@ -96,13 +107,15 @@ func (n *node) spread() {
 // call is what the loop and the device make of a call.
 func (n *node) call(call Call) {
 	c := n.world.byKey(call.Peer)
-	n.world.trace(c, "%s calls %+v", n.name, call)
-	if call.Nudge {
-		n.write(c, false, 0)
-		return
-	}
 	if n.replica.IsOver(call) {
 		return // it has come by itself meanwhile
+	}
+	n.world.trace(c, "%s calls, nudge %t, at %s", n.name, call.Nudge, call.Endpoint)
+	if call.Nudge {
+		t := n.device.tunnel(c)
+		t.knows = t.knows || call.Endpoint.IsValid()
+		n.write(c, false, 0)
+		return
 	}
 	if k := n.device.tunnel(c).current; k != nil && n.isCurrent(k) {
 		n.world.count("sessions in use that were renewed")
@@ -110,7 +123,7 @@ func (n *node) call(call Call) {
 	n.device.renew(c)
 	if call.Endpoint.IsValid() {
 		n.device.tunnel(c).knows = true
-		n.initiate(c)
+		n.initiate(c, false)
 	}
 }
 
@@ -141,58 +154,6 @@ func (n *node) follow() {
 			delete(n.silent, k)
 		}
 	}
-}
-
-// heardOut is what the packet log tells of our messages.
-func (n *node) heardOut(index uint32, c *client, answer bool) {
-	if n.up {
-		n.replica.Started(index, c.public, answer, n.world.clock())
-		n.replica.Located(index, 51820, c.address)
-		n.unconfirmed[index] = true
-		n.world.after(startedLifetime, func() { delete(n.unconfirmed, index) })
-	}
-}
-
-func (t *Table) knows(index uint32) bool { _, ok := t.Find(index); return ok }
-
-// heardIn is what it tells of those that come.
-func (n *node) heardIn(m message, index uint32) {
-	w := n.world
-	if !n.up {
-		m.keys.unseen = m.keys.unseen || !n.replica.table.knows(index)
-		m.keys.client.outage.unseen++
-		return
-	}
-	if n.replica.Began(index) {
-		if m.kind == messageTypeData {
-			delete(n.unconfirmed, index)
-		}
-		n.do(n.replica.Confirmed(index, w.clock()))
-		return
-	}
-	c := m.keys.client
-	isFirst := n.unconfirmed[index] && m.kind == messageTypeData
-	if isFirst {
-		delete(n.unconfirmed, index)
-		n.do(n.replica.Stranger(index, 51820, c.address, w.clock()))
-	}
-	a := n.strangers[index]
-	if a == nil {
-		if n.device.indices[index] != m.keys {
-			c.outage.unknown++
-			if m.keys.unseen {
-				c.outage.unseen++
-			}
-		}
-		return
-	}
-	a.tokens, a.at = min(8, a.tokens+8*(w.now-a.at).Seconds()), w.now // strangersEach
-	if a.tokens < 1 {
-		return
-	}
-	a.tokens--
-	w.trace(c, "stranger at %s", n.name)
-	n.do(n.replica.Stranger(index, 51820, netip.AddrPortFrom(c.address.Addr(), c.address.Port()), w.clock()))
 }
 
 func (w *world) byKey(k key.Public) *client { return w.clients[int(k[0])|int(k[1])<<8] }
@@ -230,19 +191,10 @@ func (w *world) move(c *client, to *node) {
 		return
 	}
 	if !c.burst {
-		c.outage = outage{}
+		c.begins()
 	}
 	c.outage.moves++
-	if c.moved > 0 && w.now-c.moved < time.Second {
-		c.outage.again++
-	}
 	c.moved = w.now
-	if w.parted() {
-		c.outage.parted++
-	}
-	if c.current != nil && w.now-c.current.born < 100*time.Millisecond || c.pending != 0 {
-		c.outage.fresh++
-	}
 	w.trace(c, "moves to %s", to.name)
 	c.target = to
 	w.count("moves")

@@ -1,23 +1,25 @@
 package fleet
 
 import (
-	"iter"
-	"maps"
+	"cmp"
 	"slices"
 	"time"
 )
 
-func mapKeys[V any](m map[string]V) iter.Seq[string] { return maps.Keys(m) }
-
 // fewest and most replicas at a time.
 const fewest, most = 3, 8
+
+const (
+	drainFor      = 30 * time.Second // server.drain
+	handOverEvery = 2 * time.Second
+)
 
 // trouble makes something happen, and again after a while.
 func (w *world) trouble() {
 	if !w.running {
 		return
 	}
-	up, what := w.upNodes(), w.random.IntN(8)
+	up, what := w.upNodes(), w.random.IntN(9)
 	if w.split && what >= 3 && what <= 5 { // who dies in a partition, nobody notices
 		what = 1
 	}
@@ -25,7 +27,7 @@ func (w *world) trouble() {
 	case 0:
 		if len(up) > fewest {
 			w.count("scale in")
-			w.drain(pick(w.random, up), false)
+			w.leaves(pick(w.random, up), false)
 		}
 	case 1:
 		if len(up) < most {
@@ -34,7 +36,7 @@ func (w *world) trouble() {
 		}
 	case 2:
 		w.count("drain, and a new Pod")
-		w.drain(pick(w.random, up), true)
+		w.leaves(pick(w.random, up), true)
 	case 3:
 		w.count("node gone, and a new Pod")
 		w.kill(pick(w.random, up), false)
@@ -50,16 +52,43 @@ func (w *world) trouble() {
 			w.part()
 		}
 	case 7:
+		w.scaleIn(up)
+	case 8:
 		w.count("rolling upgrade")
 		for i, n := range up {
 			w.after(time.Duration(i)*8*time.Second, func() {
 				if n.up && !n.draining {
-					w.drain(n, true)
+					w.leaves(n, true)
 				}
 			})
 		}
 	}
 	w.after(w.in(10*time.Second, 4*time.Minute), w.trouble)
+}
+
+// leaves drains a replica that leaves alone.
+func (w *world) leaves(n *node, replace bool) {
+	w.drain(n, replace, w.in(100*time.Millisecond, time.Second), time.Second)
+}
+
+// scaleIn has all but two replicas leave at once. The load balancer takes them out one
+// after the other, so that who is moved may be moved again at once.
+func (w *world) scaleIn(up []*node) {
+	if len(up) < 4 {
+		return
+	}
+	w.count("scale in to two")
+	w.random.Shuffle(len(up), func(i, j int) { up[i], up[j] = up[j], up[i] })
+	after := time.Duration(0)
+	for _, n := range up[2:] {
+		after += w.in(10*time.Millisecond, 100*time.Millisecond)
+		w.drain(n, false, after, 50*time.Millisecond)
+		w.after(w.in(30*time.Second, time.Minute), func() {
+			if len(w.upNodes()) < fewest+1 {
+				w.newNode()
+			}
+		})
+	}
 }
 
 // upNodes are those that run and are to go on, of which there are some always.
@@ -95,7 +124,18 @@ func (w *world) moveSomebody() {
 	}
 	c := pick(w.random, w.clients)
 	switch w.random.IntN(10) {
-	case 0:
+	case 0, 1:
+		w.count("clients moved twice or three times at once")
+		after := time.Duration(0)
+		for range w.random.IntN(2) + 2 {
+			w.after(after, func() {
+				if w.running {
+					w.move(c, w.anyReady(c.target))
+				}
+			})
+			after += w.in(10*time.Millisecond, 100*time.Millisecond)
+		}
+	case 2:
 		w.count("flapping clients")
 		a, b := c.target, w.anyReady(c.target)
 		for i := range 10 {
@@ -117,6 +157,7 @@ func (w *world) moveSomebody() {
 
 // kill ends a replica without a word.
 func (w *world) kill(n *node, deviceStays bool) {
+	n.note = n.replica.Own()
 	n.up, n.deviceUp = false, deviceStays
 	for _, o := range w.nodes {
 		if o != n && o.up {
@@ -128,7 +169,7 @@ func (w *world) kill(n *node, deviceStays bool) {
 		for _, c := range w.clients {
 			if c.target == n && c.every > 0 && w.running {
 				if !c.burst {
-					c.outage = outage{}
+					c.begins()
 				}
 				w.stream(c)
 			}
@@ -147,9 +188,10 @@ func (w *world) restart(n *node, deviceStays bool) {
 	w.after(w.in(500*time.Millisecond, 5*time.Second), func() { w.start(n, deviceStays) })
 }
 
-// drain ends a replica by SIGTERM.
-func (w *world) drain(n *node, replace bool) {
-	n.draining, n.ready = true, false
+// drain ends a replica by SIGTERM, which the load balancer notices after a while and
+// takes some time to act on.
+func (w *world) drain(n *node, replace bool, after, within time.Duration) {
+	n.draining = true
 	n.membersChanged()
 	for _, o := range n.siblings() {
 		w.after(w.in(10*time.Millisecond, 100*time.Millisecond), func() {
@@ -162,24 +204,43 @@ func (w *world) drain(n *node, replace bool) {
 	if replace {
 		w.after(w.in(0, 3*time.Second), func() { w.newNode() })
 	}
-	w.after(w.in(100*time.Millisecond, time.Second), func() { w.balance(n, time.Second) })
-	start, empty := w.now, w.now
-	r := n.replica
+	w.after(after, func() {
+		n.ready = false
+		w.balance(n, within)
+	})
+	start, empty, r := w.now, w.now, n.replica
+	offered := start + drainFor/2 - handOverEvery
 	var look func()
 	look = func() {
 		if !n.up || n.replica != r {
 			return
 		}
-		if r.Held(w.clock()) > 0 {
+		held := r.Held(w.clock()) > 0
+		if held || len(n.seen) == 0 {
 			empty = w.now
 		}
-		if over := w.now-start >= 3*time.Second && w.now-empty >= time.Second; !over && w.now-start < 25*time.Second {
+		if held && w.now-offered >= handOverEvery {
+			offered = w.now
+			n.handOver()
+		}
+		if over := w.now-start >= 3*time.Second && w.now-empty >= time.Second; !over && w.now-start < drainFor {
 			w.after(100*time.Millisecond, look)
 			return
 		}
 		w.leave(n)
 	}
 	look()
+}
+
+// handOver asks siblings to call the clients that are still here.
+func (n *node) handOver() {
+	offers := n.replica.Offers(n.world.clock())
+	for _, o := range n.siblings() {
+		if sessions := offers[o.name]; len(sessions) > 0 {
+			slices.SortFunc(sessions, func(a, b Session) int { return cmp.Compare(a.Index, b.Index) })
+			n.ask(o, wireOffer, sessions)
+		}
+	}
 }
 
 // leave is a goodbye.

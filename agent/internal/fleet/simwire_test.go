@@ -28,7 +28,7 @@ type keypair struct {
 	client       *client
 	node         *node
 	clientsIndex uint32
-	unseen       bool // made while no agent looked
+	told         bool // an agent has seen it made, and told of it
 }
 
 // keyring is one side's keys with the other.
@@ -58,6 +58,39 @@ func (r *keyring) received(k *keypair, now time.Duration) bool {
 	return true
 }
 
+// handshaking is how far one side is with handshakes that it began.
+type handshaking struct {
+	pending    uint32        // index of the one that is repeated until there is a session; 0: none
+	waits      uint32        // index that a response is taken for; 0: none, or another handshake has come between
+	attempts   time.Duration // since when it is repeated
+	last       time.Duration // when an initiation or a response was sent
+	unanswered time.Duration // since when data waits for any answer; 0: none does
+}
+
+// mayBegin reports whether a handshake may be begun, and notes that it is. Where one side
+// has sent an initiation or a response, it begins none for REKEY_TIMEOUT, and one that was
+// to be repeated then is not.
+func (h *handshaking) mayBegin(w *world, isRetry bool) bool {
+	if !isRetry {
+		h.attempts = w.now
+	}
+	if h.last > 0 && w.now-h.last < rekeyTimeout || w.now-h.attempts > rekeyAttempt {
+		if isRetry {
+			h.pending = 0
+		}
+		return false
+	}
+	h.pending, h.last = w.index(), w.now
+	h.waits = h.pending
+	return true
+}
+
+// consumed notes an initiation of the other side's, which is answered: one has one
+// handshake at a time, and a response to ours finds nothing any more.
+func (h *handshaking) consumed(now time.Duration) {
+	h.waits, h.last, h.unanswered = 0, now, 0
+}
+
 // message is a packet between a client and a gateway.
 type message struct {
 	kind   byte
@@ -74,6 +107,7 @@ type client struct {
 	world     *world
 	name      string
 	public    key.Public
+	id        PeerID
 	address   netip.AddrPort
 	distance  time.Duration // one way
 	keepalive time.Duration // 0: none
@@ -81,28 +115,47 @@ type client struct {
 	target    *node         // where the load balancer sends its packets
 
 	keyring
-	stamp, consumed time.Duration // of the gateway's last initiation
-	pending         uint32        // index of a handshake of ours; 0: none
-	began, attempts time.Duration
-	unanswered      time.Duration // since when data waits for any answer; 0: none does
-	lastSent        time.Duration
-	staged          bool
+	stamp, flooded time.Duration // of the gateway's last initiation
+	handshaking
+	lastSent time.Duration
+	staged   bool
 
 	outage     outage
 	burst      bool
 	moved      time.Duration // last
-	overtaken  time.Duration
 	answeredAt time.Duration
+}
+
+func (c *client) hasSession() bool {
+	return c.current != nil && c.world.now-c.current.born < rejectAfter
+}
+
+// missed notes a message that the network lost, or that got to a dead replica.
+func (c *client) missed(m message, isDead bool) {
+	isOwn := m.kind == messageTypeInit && m.from == nil || m.kind == messageTypeResp && m.keys.byClient
+	if isOwn && !c.hasSession() {
+		c.outage.unheard = c.last
+	}
+	switch {
+	case isDead:
+		c.outage.dead++
+	case m.kind == messageTypeData:
+		c.outage.lost++
+	case isOwn:
+		c.outage.ownLost++
+	default:
+		c.inVain(&c.outage.callsLost)
+	}
 }
 
 // send sends what a program writes, or a keepalive.
 func (c *client) send(isData bool) {
 	w := c.world
 	k := c.current
-	if k == nil || w.now-k.born >= rejectAfter {
+	if !c.hasSession() {
 		if isData || c.keepalive > 0 {
 			c.staged = true
-			c.initiate()
+			c.initiate(false)
 		}
 		return
 	}
@@ -112,38 +165,32 @@ func (c *client) send(isData bool) {
 		w.after(keepaliveTimeout+rekeyTimeout+w.upTo(333*time.Millisecond), func() {
 			if c.unanswered == since {
 				c.unanswered = 0
-				c.initiate()
+				c.initiate(false)
 			}
 		})
 	}
 	c.lastSent = w.now
 	w.toGateway(c, message{kind: messageTypeData, keys: k, index: k.index, isData: isData, sent: w.now})
 	if k.byClient && w.now-k.born >= rekeyAfter {
-		c.initiate()
+		c.initiate(false)
 	}
 }
 
 // initiate begins a handshake unless there is one, and repeats it until it is answered.
-func (c *client) initiate() {
+func (c *client) initiate(isRetry bool) {
 	w := c.world
-	if c.pending != 0 && w.now-c.began < rekeyTimeout {
+	if !c.mayBegin(w, isRetry) {
+		if c.waits == 0 && !c.hasSession() {
+			c.outage.unheard = c.last
+		}
 		return
 	}
-	if c.pending == 0 {
-		c.attempts = w.now
-	}
-	c.pending, c.began = w.index(), w.now
 	w.toGateway(c, message{kind: messageTypeInit, index: c.pending, stamp: w.now, sent: w.now})
 	mine := c.pending
 	w.after(rekeyTimeout+w.upTo(333*time.Millisecond), func() {
-		if c.pending != mine {
-			return
+		if c.pending == mine {
+			c.initiate(true)
 		}
-		if w.now-c.attempts > rekeyAttempt {
-			c.pending = 0
-			return
-		}
-		c.initiate()
 	})
 }
 
@@ -151,43 +198,55 @@ func (c *client) initiate() {
 func (c *client) receive(m message) {
 	w := c.world
 	if w.traced != "" {
-		w.trace(c, "gets type %d isData %t of session %v from %v", m.kind, m.isData, m.keys, m.from)
+		index, from := m.index, m.from
+		if m.keys != nil {
+			index, from = m.keys.index, m.keys.node
+		}
+		w.trace(c, "gets type %d isData %t index %d of %s, while at %s", m.kind, m.isData, index, from.name, c.target.name)
 	}
 	switch m.kind {
 	case messageTypeInit:
 		stamp := m.stamp / stampStep * stampStep
 		if stamp <= c.stamp {
-			c.outage.replayed++
+			c.inVain(&c.outage.refused)
 			w.count("initiations refused by their time")
 			return
 		}
-		if w.now-c.consumed < floodStep {
-			c.outage.replayed++
+		if w.now-c.flooded < floodStep {
+			c.inVain(&c.outage.refused)
 			return
 		}
-		c.stamp, c.consumed, c.unanswered = stamp, w.now, 0
+		c.stamp, c.flooded = stamp, w.now
+		c.consumed(w.now)
 		k := &keypair{index: m.index, born: w.now, client: c, node: m.from, clientsIndex: w.index()}
 		if c.next != nil && c.next.node != k.node {
-			c.outage.overtaken++
-			c.overtaken = w.now
+			c.inVain(&c.outage.overtaken)
 		}
 		c.answered(k)
 		w.toGateway(c, message{kind: messageTypeResp, keys: k})
 	case messageTypeResp:
-		if c.pending == 0 || m.keys.clientsIndex != c.pending {
+		if c.waits == 0 || m.keys.clientsIndex != c.waits {
 			return
 		}
-		c.pending, c.unanswered = 0, 0
+		c.pending, c.waits, c.unanswered = 0, 0, 0
 		c.begun(m.keys)
 		c.send(c.staged && c.every > 0)
 		c.staged = false
 	case messageTypeData:
+		isNext := m.keys == c.next
 		if !c.received(m.keys, w.now) {
 			return
 		}
 		c.unanswered = 0
+		if isNext { // the handshake is over
+			c.pending = 0
+			if c.staged {
+				c.staged = false
+				c.send(c.every > 0)
+			}
+		}
 		if k := c.current; k.byClient && w.now-k.born >= rejectAfter-keepaliveTimeout-rekeyTimeout {
-			c.initiate()
+			c.initiate(false)
 		}
 		if m.isData {
 			w.answered(c, m.sent)
@@ -206,10 +265,8 @@ func (c *client) receive(m message) {
 // tunnel is a replica's WireGuard device, as far as one peer is concerned.
 type tunnel struct {
 	keyring
-	knows      bool // where the peer is
-	pending    uint32
-	attempts   time.Duration
-	unanswered time.Duration
+	handshaking
+	knows bool // where the peer is
 }
 
 // simDevice is a replica's. It outlives the agent where that is killed alone.
@@ -231,6 +288,16 @@ func (d *simDevice) tunnel(c *client) *tunnel {
 	return t
 }
 
+// sessions are what an agent that finds the device learns of its sessions.
+func (d *simDevice) sessions() (out []Session) {
+	for c, t := range d.tunnels {
+		if t.current != nil {
+			out = append(out, Session{Peer: c.id, Since: epoch.Add(t.current.born), Port: 51820, Endpoint: c.address})
+		}
+	}
+	return out
+}
+
 // renew removes a peer and adds it again.
 func (d *simDevice) renew(c *client) {
 	t := d.tunnel(c)
@@ -242,23 +309,18 @@ func (d *simDevice) renew(c *client) {
 	*t = tunnel{}
 }
 
-// initiate begins a handshake with a client.
-func (n *node) initiate(c *client) {
-	t := n.device.tunnel(c)
-	index := n.world.index()
-	if t.pending == 0 {
-		t.attempts = n.world.now
+// initiate begins a handshake with a client, likewise.
+func (n *node) initiate(c *client, isRetry bool) {
+	t, w := n.device.tunnel(c), n.world
+	if !t.mayBegin(w, isRetry) {
+		return
 	}
-	t.pending = index
-	n.heardOut(index, c, false)
-	n.world.toClient(n, c, message{kind: messageTypeInit, index: index, stamp: n.world.now + n.skew, from: n})
-	n.world.after(rekeyTimeout+n.world.upTo(333*time.Millisecond), func() {
-		switch {
-		case !n.deviceUp || t.pending != index || n.device.tunnels[c] != t:
-		case n.world.now-t.attempts > rekeyAttempt:
-			t.pending = 0
-		default:
-			n.initiate(c)
+	index := t.pending
+	n.called(index, c)
+	w.toClient(c, message{kind: messageTypeInit, index: index, stamp: w.now + n.skew, from: n})
+	w.after(rekeyTimeout+w.upTo(333*time.Millisecond), func() {
+		if n.deviceUp && n.device.tunnels[c] == t && t.pending == index {
+			n.initiate(c, true)
 		}
 	})
 }
@@ -271,22 +333,21 @@ func (n *node) write(c *client, isData bool, sent time.Duration) {
 	}
 	k := t.current
 	if k == nil || w.now-k.born >= rejectAfter {
-		if t.pending == 0 {
-			n.initiate(c)
-		}
+		n.initiate(c, false)
 		return
 	}
-	w.toClient(n, c, message{kind: messageTypeData, keys: k, isData: isData, sent: sent})
-	if !k.byClient && w.now-k.born >= rekeyAfter && t.pending == 0 {
-		n.initiate(c)
+	n.wrote(k)
+	w.toClient(c, message{kind: messageTypeData, keys: k, isData: isData, sent: sent})
+	if !k.byClient && w.now-k.born >= rekeyAfter {
+		n.initiate(c, false)
 	}
 	if isData && t.unanswered == 0 {
 		t.unanswered = w.now
 		since := w.now
-		w.after(keepaliveTimeout+rekeyTimeout, func() {
-			if n.deviceUp && t.unanswered == since && n.device.tunnels[c] == t && t.knows && t.pending == 0 {
+		w.after(keepaliveTimeout+rekeyTimeout+w.upTo(333*time.Millisecond), func() {
+			if n.deviceUp && t.unanswered == since && n.device.tunnels[c] == t && t.knows {
 				t.unanswered = 0
-				n.initiate(c)
+				n.initiate(c, false)
 			}
 		})
 	}
@@ -303,22 +364,30 @@ func (n *node) receive(c *client, m message) {
 		k := &keypair{index: w.index(), born: w.now, byClient: true, client: c, node: n, clientsIndex: m.index}
 		n.device.indices[k.index] = k
 		t.answered(k)
-		t.knows, t.unanswered = true, 0
-		n.heardOut(k.index, c, true)
-		w.toClient(n, c, message{kind: messageTypeResp, keys: k})
+		t.knows = true
+		t.consumed(w.now)
+		n.answered(k)
+		w.toClient(c, message{kind: messageTypeResp, keys: k})
 	case messageTypeResp:
-		n.heardIn(m, m.keys.index)
-		if t.pending != m.keys.index {
+		n.got(m, m.keys.index)
+		if t.waits == 0 || t.waits != m.keys.index {
+			c.inVain(&c.outage.astray)
+			c.outage.held = w.now
+			c.outage.newborn = c.outage.newborn || m.keys.node.newborn
 			return
 		}
-		t.pending, t.unanswered, t.knows = 0, 0, true
+		t.pending, t.waits, t.unanswered, t.knows = 0, 0, 0, true
 		n.device.indices[m.keys.index] = m.keys
 		t.begun(m.keys)
 		n.write(c, false, 0)
 	case messageTypeData:
-		n.heardIn(m, m.index)
+		n.got(m, m.index)
+		isNext := m.keys == t.next
 		if n.device.indices[m.index] != m.keys || !t.received(m.keys, w.now) {
 			return
+		}
+		if isNext {
+			t.pending = 0
 		}
 		t.unanswered, t.knows = 0, true
 		if m.isData {
