@@ -76,7 +76,7 @@ func (r *Replica) tickUnheard(now time.Time, e *Effects) {
 		p, ok := r.peers[s.peer]
 		_, isMissed := r.missed[s.peer]
 		switch {
-		case s.answer || s.answered || now.Sub(s.at) < callingFor || !isMissed && len(r.gone) == 0:
+		case s.answer || s.answered || now.Sub(s.at) < callingFor || !isMissed && !r.isBereaved():
 		case !ok || p.Site || !r.isMine(newest) || newest.Since.After(s.at):
 		default:
 			r.lose(s.peer, e)
@@ -92,8 +92,18 @@ func (r *Replica) tickUnheard(now time.Time, e *Effects) {
 	}
 }
 
-// lose notes that the device has lost its sessions with a peer. isNewest says that the peer's last one
-// was among them.
+// isBereaved reports whether a sibling is gone: its peers may be anywhere.
+func (r *Replica) isBereaved() bool {
+	for id := range r.gone {
+		if id != r.self {
+			return true
+		}
+	}
+	return false
+}
+
+// lose notes that the device has lost its sessions with a peer. isNewest says that the
+// peer's last one was among them.
 func (r *Replica) lose(id PeerID, e *Effects) (isNewest bool) {
 	for i, s := range r.table.Sessions(id) {
 		if r.isMine(s) {
