@@ -151,18 +151,13 @@ func singles(addresses []netip.Prefix) []netip.Prefix {
 func (in Inputs) peers(allowed [][]netip.Prefix) []Peer {
 	out := make([]Peer, len(in.Snapshot.Peers))
 	for i := range in.Snapshot.Peers {
-		p := &in.Snapshot.Peers[i]
-		out[i] = Peer{
-			Name:         p.Name,
-			PublicKey:    p.PublicKey,
-			PresharedKey: PresharedKey(p, in.Now),
-			Endpoint:     in.endpoint(p),
-			Keepalive:    time.Duration(p.PersistentKeepalive) * time.Second,
-			AllowedIPs:   allowed[i],
-		}
+		p, o := &in.Snapshot.Peers[i], &out[i] // in place: ten thousand copies are felt
+		o.Name, o.PublicKey, o.PresharedKey, o.AllowedIPs = p.Name, p.PublicKey, PresharedKey(p, in.Now), allowed[i]
 		if in.Fleet.elsewhere(p.PublicKey) {
-			out[i].Elsewhere, out[i].Endpoint, out[i].Keepalive = true, netip.AddrPort{}, 0
+			o.Elsewhere = true
+			continue
 		}
+		o.Endpoint, o.Keepalive = in.endpoint(p), time.Duration(p.PersistentKeepalive)*time.Second
 	}
 	slices.SortFunc(out, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 	return out
