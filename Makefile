@@ -98,7 +98,7 @@ fuzz: ## Fuzz the parser of what users write, the rotation of keys and messages 
 	go test -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME) ./agent/internal/fleet
 
 .PHONY: bench
-bench: ## Measure reload, key rotation, metrics, throughput and memory; prints the README's table
+bench: ## Measure reload, rotation, metrics, memory, throughput, moves and deaths of replicas, autoscaling; prints the README's table
 	@go run ./tests/deps -try
 	@go run ./tests/bench
 

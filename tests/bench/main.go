@@ -1,14 +1,16 @@
 // Command bench measures a gateway against named peers in the same run and prints
 // one table in Markdown, with the machine beside it.
 //
-//	bench                    measure everything, in about six minutes
+//	bench                    measure everything, in about a quarter of an hour
 //	bench -write README.md   and put the table between <!-- bench --> and <!-- /bench --> of that file
-//	bench -only memory       measure some of it: reload, swap, rotation, throughput (with commas between)
+//	bench -only reload       measure some of it: reload, swap, rotation, throughput, replicas, convergence,
+//	                         autoscaling (with commas between)
 //
 // The gateway is the Pod that the chart describes, run as a container in network
 // namespaces of this machine, with userspace WireGuard. What it is compared with is
 // wireguard-go's own program, built from the same version of the library that the
-// agent has inside: Debian's is years older, and slower.
+// agent has inside: Debian's is years older, and slower. What needs a cluster is
+// measured by tests/e2e on one of its own, which the first run builds.
 //
 // Ratios mean something on any machine, absolute times on an idle one only. A goal
 // that is missed is shown as such and is no error: this is no test. It needs root;
@@ -59,6 +61,8 @@ func sections() []section {
 		{"rotation", keyRotation},
 		{"throughput", throughput},
 		{"replicas", manyReplicas},
+		{"convergence", convergence},
+		{"autoscaling", autoscaling},
 	}
 }
 

@@ -72,7 +72,7 @@ func newGatewayCommand(env environment) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.configDir, "config-dir", "/etc/vpn-gateway", "directory with config/, key/, psk/ and peers.d/")
-	f.StringVar(&o.httpAddress, "http-address", ":8080", "where to serve /healthz, /readyz and /metrics")
+	f.StringVar(&o.httpAddress, "http-address", ":8080", "where to serve /healthz, /readyz, /metrics and, with --fleet-port, /fleet: how many peers are connected to all replicas")
 	f.StringVar(&o.healthAddress, "health-address", "", "TCP address that accepts only while ready, for load balancers that cannot probe UDP; empty is off")
 	f.TextVar(&o.logLevel, "log-level", &o.logLevel, "least level to log: debug, info, warn or error")
 	f.StringSliceVar(&o.externalSecrets, "external-secrets", nil, "ExternalSecrets of the Pod's namespace to report on, by name: whether they are still refreshed; it takes the right to get them")

@@ -104,12 +104,11 @@ func (c *calling) isAnswered(now time.Time) bool {
 
 // Answered notes that a response to a handshake of ours has come in.
 func (r *Replica) Answered(index uint32, now time.Time) {
-	s, ok := r.started[index]
+	s, ok := r.started.byIndex[index]
 	if !ok || s.answer {
 		return
 	}
-	s.answered = true
-	r.started[index] = s
+	r.started.change(index, func(s *started) { s.answered = true })
 	if c := r.calls[s.peer]; c != nil && c.answered.Before(c.last) {
 		c.answered = now
 	}
@@ -177,7 +176,7 @@ func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 // one is confirmed. Whatever comes in, a peer that uses a session of ours is not called:
 // that would end the session.
 func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
-	s, ok := r.find(index)
+	s, ok := r.whose(index)
 	p, isConfigured := r.peers[s.Peer]
 	if !ok || !isConfigured || now.Sub(s.Since) >= sessionLifetime {
 		e.Refused = UnknownPeer
@@ -189,6 +188,12 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	}
 	newest, _ := r.table.Newest(s.Peer)
 	isHere := r.isMine(newest)
+	if s.Seq == 0 && (isHere || from.Addr() != s.Endpoint.Addr()) {
+		// A hint proves nothing: what there is here stays, and nobody is called but where
+		// the handshake was answered to.
+		e.Refused = Late
+		return e
+	}
 	if !isHere && r.isBehind(s, newest, now, &e) {
 		return e
 	}
@@ -255,4 +260,60 @@ func (r *Replica) call(id PeerID, c Call, e *Effects) {
 	r.calls[id].called, r.loud[id] = true, true
 	e.Calling = true
 	e.Calls = append(e.Calls, c)
+}
+
+// hush ends a call in vain: the device shall not go on calling by itself, where the
+// peer may not be. If its packets come here, who has the session is told.
+func (r *Replica) hush(id PeerID, c *calling, now time.Time, e *Effects) {
+	e.Elsewhere = true // it is not called any more
+	s, known := r.table.Newest(id)
+	if r.isMine(s) {
+		return
+	}
+	isHere := slices.ContainsFunc(c.callers, func(o caller) bool { return o.from.IsValid() && now.Sub(o.seen) < 2*callingFor })
+	if _, alive := r.members[s.Holder]; known && alive && isHere && s.Holder != r.self {
+		e.Recall = append(e.Recall, s)
+	}
+	r.silence(id, e)
+}
+
+// silence makes the device fall silent towards a peer that it was made to call. That a
+// sibling has the peer does not do it: that was so before the call, and to the device
+// nothing changes.
+func (r *Replica) silence(id PeerID, e *Effects) {
+	p, ok := r.peers[id]
+	if !ok || p.Site && r.serves(id, true) == r.self { // which we call until it answers
+		return
+	}
+	if r.isAnswering(id) { // it may be here after all: as of a later tick
+		return
+	}
+	r.undo(id)
+	delete(r.loud, id)
+	e.Calls = append(e.Calls, Call{Peer: p.PublicKey, Silence: true})
+}
+
+// isAnswering reports whether we have answered to a handshake that the peer began, and
+// that it may be about to use: the device must not lose it.
+func (r *Replica) isAnswering(id PeerID) bool {
+	for _, s := range r.started.with(id) {
+		if s.answer && !s.undone {
+			return true
+		}
+	}
+	return false
+}
+
+// IsOver reports whether a call must not be made any more: it was given up meanwhile, or
+// the peer has come by itself, or is about to, and has what would be lost with it.
+func (r *Replica) IsOver(c Call) bool {
+	if c.Nudge {
+		return false
+	}
+	id := IDOf(c.Peer)
+	if to := r.calls[id]; c.Endpoint.IsValid() && (to == nil || !to.called) {
+		return true
+	}
+	// Answers from before the call was asked for are undone.
+	return r.isAnswering(id) || r.Holds(c.Peer)
 }

@@ -135,6 +135,8 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		stop()
 		return nil, err
 	}
+	f.replica.Unseen(o.Inherited)
+	f.options.Inherited = nil // it is large
 	f.Configure(o.Initial)
 	f.remember()
 	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: sessionRetransmits}
@@ -143,9 +145,8 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		return nil, fmt.Errorf("fleet: listening on %s: %w", o.Address, err)
 	}
 	first, cancel := context.WithTimeout(ctx, joinWithin)
-	f.join(first)
+	_ = f.join(first) // again and again, see keepJoining
 	cancel()
-	f.do(func(now time.Time) Effects { return f.replica.Unseen(o.Inherited, now) })
 	f.done.Go(func() { f.keepJoining(ctx) })
 	f.done.Go(func() { f.tick(ctx) })
 	f.done.Go(func() { f.watchStrangers(ctx) })
@@ -214,11 +215,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 		f.view = nil
 	}
 	f.add, f.drop = append(f.add, e.Strangers...), append(f.drop, e.Known...)
-	var calls []state.Call
-	for _, c := range e.Calls {
-		f.receivers.expect(c.Peer, c.Endpoint)
-		calls = append(calls, f.callOf(c)...)
-	}
+	f.ask(e.Calls)
 	names := f.names
 	f.mu.Unlock()
 
@@ -230,15 +227,6 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	}
 	if len(e.Publish)+len(e.Yielded) > 0 {
 		wake(f.made)
-	}
-	for _, c := range calls {
-		select {
-		case f.calls <- c:
-			if !c.Nudge {
-				f.called.Add(1)
-			}
-		default:
-		}
 	}
 	for _, m := range e.Reminders {
 		time.AfterFunc(m.After, func() { f.do(func(now time.Time) Effects { return f.replica.Remind(m, now) }) })
@@ -256,9 +244,26 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	}
 }
 
+// ask has calls made. The lock is held, so that they are in the order of events: to fall
+// silent before the call that is meant would be to call for good.
+func (f *Fleet) ask(calls []Call) {
+	for _, c := range calls {
+		f.receivers.expect(c.Peer, c.Endpoint)
+		for _, one := range f.callOf(c) {
+			select {
+			case f.calls <- one:
+				if !one.Nudge && !one.Silence {
+					f.called.Add(1)
+				}
+			default:
+			}
+		}
+	}
+}
+
 // callOf is a call by all slots that it is for.
 func (f *Fleet) callOf(c Call) []state.Call {
-	call := state.Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge}
+	call := state.Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge, Silence: c.Silence}
 	if c.Port != 0 {
 		slot, ok := f.slots[c.Port]
 		if !ok {
@@ -332,7 +337,7 @@ func (f *Fleet) Forgot(peers []key.Public) {
 func (f *Fleet) IsOver(c state.Call) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.replica.IsOver(Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge})
+	return f.replica.IsOver(Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge, Silence: c.Silence})
 }
 
 // HandOver asks the siblings to call the connected peers that are still here: those

@@ -18,15 +18,16 @@ const (
 	// the sibling draws it back; and a replica that leaves has reason to be patient.
 	pulledFor        = 300 * time.Millisecond
 	pulledWhileLeave = 1500 * time.Millisecond
+	// settled is when nothing draws a peer away any more that has come here: later than
+	// siblings say that they are pulled, sooner than they give a call up.
+	settled = 2 * pulledWhileLeave
 	// orphanedAfter is when the peers of a replica that is gone are called, where they
 	// have not come by themselves: not before the load balancer had its time. It is
 	// tried for as long as the session lasts.
 	orphanedAfter = 2 * time.Second
-	// orphanCalls is how often. Who is there answers; who is not here but with a replica
-	// that we do not hear from, behind a partition, must not be held up: its own timers
-	// begin anew with each call that it gets (section 6.5 of the whitepaper). So after the
-	// first few, there is time between two calls for those, four times over: there may be
-	// others who call it, at other moments.
+	// orphanCalls is how often. Who is there answers; who is with a replica that we do not
+	// hear from must not be held up (unheard.go). So after the first few, there is time
+	// between two calls, four times over: there may be others who call, at other moments.
 	orphanCalls = 3
 	orphanEvery = 60 * time.Second
 )
@@ -37,6 +38,8 @@ type Reminder struct {
 	After time.Duration
 	Peer  PeerID
 	Index uint32
+	// Handshake says that it is of a handshake: nothing, where the peer uses it by then.
+	Handshake bool
 }
 
 // remindersOf are sent until whatever the former holder had under way has arrived.
@@ -50,8 +53,12 @@ func remindersOf(s Session) []Reminder {
 
 // Remind carries a reminder out, unless the peer has another session by now.
 func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
-	if s, ok := r.started[m.Index]; ok && s.peer == m.Peer {
-		return r.unproven(m.Index, s, now)
+	switch {
+	case !m.Handshake:
+	case r.Began(m.Index):
+		return r.unproven(m, now)
+	case r.mine[m.Index].used: // what confirms our call may have been lost
+		return e
 	}
 	s, ok := r.table.Newest(m.Peer)
 	p, isConfigured := r.peers[m.Peer]
@@ -73,6 +80,22 @@ func (r *Replica) recall(newest Session, now time.Time, e *Effects) {
 	}
 	r.recalled[newest.Peer] = now
 	e.Recall = append(e.Recall, newest)
+}
+
+// Recalled takes sessions of ours whose packets come to a sibling. Peers that have come
+// here a moment ago are drawn back; others may have gone there, where nobody answers yet.
+func (r *Replica) Recalled(sessions []Session, now time.Time) (e Effects) {
+	for _, s := range sessions {
+		ours, ok := r.table.Newest(s.Peer)
+		switch {
+		case !ok || !ours.same(s) || !r.isMine(ours):
+		case now.Sub(ours.Since) >= settled:
+			r.missed[s.Peer] = now
+		default:
+			e.Calls = append(e.Calls, r.Remind(Reminder{Peer: s.Peer, Index: s.Index}, now).Calls...)
+		}
+	}
+	return e
 }
 
 // isPulled reports whether packets of a sibling's session come here because of what
@@ -98,11 +121,11 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 		}
 	}
 	maps.DeleteFunc(r.passed, func(_ PeerID, at time.Time) bool { return now.Sub(at) >= lateFor })
-	for id, at := range r.gone {
+	for id, d := range r.gone {
 		switch {
-		case at.IsZero():
-			r.gone[id] = now
-		case now.Sub(at) >= connectedFor:
+		case d.at.IsZero():
+			r.gone[id] = departure{now, d.drained}
+		case now.Sub(d.at) >= connectedFor:
 			delete(r.gone, id)
 		}
 	}
@@ -115,7 +138,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 			continue
 		}
 		isOurs := s.Holder == r.self || r.caller(id) == r.self // nobody else knows that we began anew
-		if at, gone := r.gone[s.Holder]; gone && isOurs && now.Sub(at) >= orphanedAfter {
+		if d, gone := r.gone[s.Holder]; gone && isOurs && now.Sub(d.at) >= orphanedAfter {
 			r.callAt(s, now, e)
 		}
 	}
@@ -123,16 +146,20 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 
 // callAt calls a peer where it was last seen.
 func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
+	p, ok := r.peers[s.Peer]
+	if !ok {
+		return
+	}
 	c := r.callingOf(s.Peer, now)
 	since := now.Sub(c.last)
-	if isLater := c.unasked >= orphanCalls || since >= lastRetry; c.unasked > 0 && isLater && since < orphanEvery {
+	if c.unasked > 0 && since < orphanEvery && (c.unasked >= orphanCalls || since >= lastRetry) {
 		return
 	}
 	if s.Endpoint == (netip.AddrPort{}) || !c.isTurn(netip.AddrPort{}, now) {
 		return
 	}
 	c.unasked++
-	r.call(s.Peer, Call{Peer: r.peers[s.Peer].PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
+	r.call(s.Peer, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
 }
 
 // Offers are the connected peers that a replica that leaves still has, for the

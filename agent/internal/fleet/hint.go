@@ -18,19 +18,32 @@ func (r *Replica) hintOf(index uint32, s started) Session {
 	return Session{Index: index, Peer: s.peer, Holder: r.self, Since: s.at, Port: s.port, Endpoint: s.endpoint}
 }
 
-// hinted takes a hint.
-func (r *Replica) hinted(s Session, now time.Time, e *Effects) {
+// hint takes a hint. Of each peer there is one: who has recorded many initiations, or
+// begins many handshakes, must not fill what others need.
+func (r *Replica) hint(s Session, now time.Time, e *Effects) {
 	_, isConfigured := r.peers[s.Peer]
 	_, isHinted := r.hints[s.Index]
 	if _, known := r.table.Find(s.Index); known || isHinted || !isConfigured || r.Began(s.Index) || now.Sub(s.Since) >= sessionLifetime {
 		return
 	}
-	r.hints[s.Index] = s
+	if before, ok := r.hinted[s.Peer]; ok {
+		r.unhint(before, e)
+	}
+	r.hints[s.Index], r.hinted[s.Peer] = s, s.Index
 	e.Strangers = append(e.Strangers, s.Index)
 }
 
-// find returns the session of an index, or what was hinted of it.
-func (r *Replica) find(index uint32) (s Session, ok bool) {
+// unhint forgets a hint.
+func (r *Replica) unhint(index uint32, e *Effects) {
+	if _, known := r.table.Find(index); !known {
+		e.Known = append(e.Known, index)
+	}
+	delete(r.hinted, r.hints[index].Peer)
+	delete(r.hints, index)
+}
+
+// whose returns the session of an index, or what was hinted of it.
+func (r *Replica) whose(index uint32) (s Session, ok bool) {
 	if s, ok = r.table.Find(index); ok {
 		return s, ok
 	}
@@ -40,20 +53,15 @@ func (r *Replica) find(index uint32) (s Session, ok bool) {
 
 // tickHints keeps in mind what nobody has used in time, and forgets what is over.
 func (r *Replica) tickHints(now time.Time, e *Effects) {
-	for index, s := range r.started {
+	for index, s := range r.started.byIndex {
 		if s.answer && !s.undone && now.Sub(s.at) >= startedLifetime {
-			delete(r.started, index)
-			r.hinted(r.hintOf(index, s), now, e)
+			r.started.drop(index)
+			r.hint(r.hintOf(index, s), now, e)
 		}
 	}
 	for index, s := range r.hints {
-		_, known := r.table.Find(index)
-		if !known && now.Sub(s.Since) < sessionLifetime {
-			continue
-		}
-		delete(r.hints, index)
-		if !known {
-			e.Known = append(e.Known, index)
+		if _, known := r.table.Find(index); known || now.Sub(s.Since) >= sessionLifetime {
+			r.unhint(index, e)
 		}
 	}
 }

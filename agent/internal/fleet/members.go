@@ -1,13 +1,11 @@
 package fleet
 
 import (
-	"context"
 	"encoding/json"
 	"log"
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,9 +37,6 @@ const (
 	sessionRetransmits = 3
 	// compareEvery is how often to compare everything with one sibling.
 	compareEvery = 30 * time.Second
-	// lookUpWithin is for a name's addresses, joinWithin for the first round of all.
-	lookUpWithin = 2 * time.Second
-	joinWithin   = time.Second
 	// packetSize fits the least MTU of IPv6 (1280 bytes), WireGuard or VXLAN around it.
 	packetSize = 1180
 )
@@ -79,76 +74,6 @@ func (f *Fleet) config() *memberlist.Config {
 	c.Delegate, c.Events = delegate{f}, events{f}
 	c.Logger = log.New(logWriter{f}, "", 0)
 	return c
-}
-
-// join looks for siblings once. It returns when all that were found have answered, or
-// will not, or when ctx ends.
-func (f *Fleet) join(ctx context.Context) {
-	known := map[netip.Addr]bool{f.options.Address.Addr(): true}
-	f.mu.Lock()
-	for _, s := range f.siblings {
-		if s.state == Alive || s.state == Draining {
-			known[addressOf(s.node)] = true
-		}
-	}
-	f.mu.Unlock()
-	var all sync.WaitGroup
-	for _, where := range f.options.Join {
-		all.Go(func() {
-			for _, address := range f.lookUp(ctx, where) {
-				if known[address.Addr()] {
-					continue
-				}
-				// Each by itself: who has just died must not keep others from answering.
-				all.Go(func() {
-					if _, err := f.list.Join([]string{address.String()}); err != nil {
-						f.options.Log.Debug("cannot join sibling", "address", address.String(), "error", err)
-					}
-				})
-			}
-		})
-	}
-	done := make(chan struct{})
-	go func() { all.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
-}
-
-// lookUp returns the addresses of one of [Options.Join].
-func (f *Fleet) lookUp(ctx context.Context, where string) []netip.AddrPort {
-	host, port, err := net.SplitHostPort(where)
-	number, portErr := strconv.ParseUint(port, 10, 16)
-	if err != nil || portErr != nil {
-		host, number = where, uint64(f.options.Address.Port())
-	}
-	ctx, cancel := context.WithTimeout(ctx, lookUpWithin)
-	defer cancel()
-	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		f.options.Log.Debug("cannot look up siblings", "host", host, "error", err)
-	}
-	out := make([]netip.AddrPort, len(addresses))
-	for i, a := range addresses {
-		out[i] = netip.AddrPortFrom(a.Unmap(), uint16(number))
-	}
-	return out
-}
-
-func (f *Fleet) keepJoining(ctx context.Context) {
-	for {
-		every := joinEvery
-		if f.replicas() == 1 {
-			every = joinAlone
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(every):
-			f.join(ctx)
-		}
-	}
 }
 
 func addressOf(n *memberlist.Node) netip.Addr {

@@ -103,7 +103,7 @@ func (r *Replica) Own() []Session {
 // called, and after a moment those who do not send.
 func (r *Replica) Remembered(sessions []Session, now time.Time) Effects {
 	if len(sessions) > 0 && !r.inherited {
-		r.gone[r.self] = now
+		r.gone[r.self] = departure{at: now}
 	}
 	return r.Heard(sessions, now)
 }

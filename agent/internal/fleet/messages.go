@@ -49,8 +49,7 @@ func (d delegate) MergeRemoteState(b []byte, _ bool) { d.merge(b, true) }
 
 // merge takes sessions that a sibling tells of. What was news goes on to others:
 // each replica tells three, and so all of them know after a few steps. That holds for
-// what two sides of a partition tell each other, too; but everything is news to who has
-// just come, and to nobody else.
+// what two sides of a partition tell each other, too.
 func (f *Fleet) merge(b []byte, isAll bool) {
 	now := time.Now()
 	kind := kindOf(b)
@@ -61,18 +60,15 @@ func (f *Fleet) merge(b []byte, isAll bool) {
 		return
 	}
 	f.do(func(time.Time) Effects {
-		switch kind {
-		case wireOffer:
+		switch {
+		case kind == wireOffer:
 			return f.replica.Offered(sessions, now)
-		case wireRecall:
+		case kind == wireRecall:
 			return f.replica.Recalled(sessions, now)
+		case isAll:
+			return f.replica.Compared(sessions, now)
 		}
-		isNew := isAll && f.replica.KnowsNothing()
-		e := f.replica.Heard(sessions, now)
-		if isNew {
-			e.PassOn = nil
-		}
-		return e
+		return f.replica.Heard(sessions, now)
 	})
 }
 

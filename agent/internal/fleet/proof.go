@@ -100,21 +100,19 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 			r.Located(m.Index, m.Port, m.Remote)
 			r.claims.note(m, now)
 			if m.Type == messageTypeResp {
-				e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index}}
+				e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index, Handshake: true}}
 			}
 		}
 	case r.Began(m.Index) && m.Type == messageTypeResp:
 		r.Answered(m.Index, now)
 		r.claims.note(m, now)
-		e.Reminders = []Reminder{{After: firstRetry, Peer: r.started[m.Index].peer, Index: m.Index}}
+		e.Reminders = []Reminder{{After: firstRetry, Peer: r.started.byIndex[m.Index].peer, Index: m.Index, Handshake: true}}
 	case r.undone(m.Index):
 		return r.Confirmed(m.Index, now) // the device has nothing to prove it by
 	case r.Began(m.Index):
 		// Whether or not it is the peer: what we send is for the peer alone.
-		s := r.started[m.Index]
-		s.used = true
-		r.started[m.Index] = s
-		e.Reminders = []Reminder{{After: nudgeUnproven, Peer: s.peer, Index: m.Index}}
+		r.started.change(m.Index, func(s *started) { s.used = true })
+		e.Reminders = []Reminder{{After: nudgeUnproven, Peer: r.started.byIndex[m.Index].peer, Index: m.Index, Handshake: true}}
 	case m.Type == messageTypeData:
 		return r.Stranger(m.Index, m.Port, m.Remote, now)
 	}
@@ -123,24 +121,24 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 
 // undone reports whether the device has forgotten a handshake of ours that the peer may
 // still take for a session.
-func (r *Replica) undone(index uint32) bool { return r.started[index].undone }
+func (r *Replica) undone(index uint32) bool { return r.started.byIndex[index].undone }
 
-// unproven takes care of a handshake that is still not confirmed. What somebody uses is
-// given something to say, and siblings are told of it. A response to a call of ours
-// that led to nothing is one to a handshake that the peer's own has crossed, since each side
-// has but one at a time: it is called again.
-func (r *Replica) unproven(index uint32, s started, now time.Time) (e Effects) {
-	p, isConfigured := r.peers[s.peer]
-	switch c := r.calls[s.peer]; {
-	case !isConfigured || s.undone:
+// unproven takes care of a handshake that is still not confirmed.
+func (r *Replica) unproven(m Reminder, now time.Time) (e Effects) {
+	s, ok := r.started.byIndex[m.Index]
+	p, isConfigured := r.peers[m.Peer]
+	switch c := r.calls[m.Peer]; {
+	case !ok || !isConfigured || s.peer != m.Peer:
 	case s.answer:
-		if s.used {
+		if s.used && !s.undone { // it is given something to say
 			e.Calls = []Call{{Peer: p.PublicKey, Port: s.port, Nudge: true}}
 		}
 		if now.Sub(s.at) >= hintAfter {
-			e.Publish = []Session{r.hintOf(index, s)}
+			e.Publish = []Session{r.hintOf(m.Index, s)}
 		}
-	case c != nil && c.called:
+	case s.answered && c != nil && c.called:
+		// The peer's own handshake has crossed our call, since each side has but one at a
+		// time: what it answered leads to nothing.
 		r.callAt(Session{Peer: s.peer, Port: s.port, Endpoint: s.endpoint}, now, &e)
 	}
 	return e

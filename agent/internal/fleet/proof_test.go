@@ -91,7 +91,7 @@ func TestProofsAreForgotten(t *testing.T) {
 	}
 	tr.pass(sessionLifetime)
 	a.Tick(tr.now)
-	if n := len(a.claims.byPeer) + len(a.claims.proven) + len(a.started) + len(a.mine); n != 0 {
+	if n := len(a.claims.byPeer) + len(a.claims.proven) + len(a.started.byIndex) + len(a.mine); n != 0 {
 		t.Errorf("%d handshakes and sessions are left", n)
 	}
 }

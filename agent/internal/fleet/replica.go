@@ -21,11 +21,11 @@ type Replica struct {
 
 	peers   map[PeerID]Peer
 	members map[ReplicaID]Member // alive ones and draining ones, this one included
-	// started are our handshakes that are not confirmed, by index.
-	started map[uint32]started
+	started handshakes
 	claims  *claims // those that lack WireGuard's proof
-	// hints are handshakes that nobody has used yet, by the index.
-	hints map[uint32]Session
+	// hints are handshakes that nobody has used yet, by the index, and hinted each peer's.
+	hints  map[uint32]Session
+	hinted map[PeerID]uint32
 	// mine are the indices of sessions that the device has. Where a peer has one here,
 	// its newest one is.
 	mine map[uint32]own
@@ -42,9 +42,20 @@ type Replica struct {
 	missed map[PeerID]time.Time
 	// passed are the peers that were being called when a sibling got a session with them.
 	passed map[PeerID]time.Time
-	// gone are the replicas that are no more, since when; this one stands for the process
-	// before it in the same Pod.
-	gone map[ReplicaID]time.Time
+	// gone are the replicas that are no more; this one stands for the process before it in
+	// the same Pod.
+	gone map[ReplicaID]departure
+	// unseen are sessions of the device that nobody may know of, and compared says that
+	// siblings were asked.
+	unseen   []Session
+	compared bool
+}
+
+// departure is how a replica went.
+type departure struct {
+	at time.Time // zero: the next tick says
+	// drained says that it had handed its peers over: none of them is with it.
+	drained bool
 }
 
 // Member is a replica as the others see it.
@@ -69,31 +80,18 @@ type own struct {
 	used bool
 }
 
-type started struct {
-	peer PeerID
-	at   time.Time
-	seq  uint32
-	// answer says that the peer began it.
-	answer bool
-	// undone says that the device has forgotten it, answered that a response came in.
-	undone, answered bool
-	used             bool // data came by it
-	// port of ours, and where the peer is.
-	port     uint16
-	endpoint netip.AddrPort
-}
-
 // Call asks for a handshake with a peer.
 type Call struct {
 	Peer key.Public
 	// Port is the UDP port of ours that the peer sends to; 0: any.
 	Port uint16
-	// Endpoint is where its packets come from; zero: the configured one, without which
-	// the device falls silent.
+	// Endpoint is where its packets come from; zero: the configured one.
 	Endpoint netip.AddrPort
 	// Nudge asks for a packet by the session that there is, not for a handshake: the
 	// peer has not seen that the handshake is over.
 	Nudge bool
+	// Silence ends a call: the device forgets the peer, and sends nothing.
+	Silence bool
 }
 
 // Effects is what follows from an event.
@@ -152,9 +150,10 @@ func NewReplica(name string, inherited bool) *Replica {
 	return &Replica{
 		self: self, inherited: inherited,
 		peers: map[PeerID]Peer{}, members: map[ReplicaID]Member{self: {Name: name}},
-		started: map[uint32]started{}, claims: newClaims(), hints: map[uint32]Session{}, mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
+		started: newHandshakes(), claims: newClaims(), hints: map[uint32]Session{}, hinted: map[PeerID]uint32{},
+		mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{},
-		missed: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]time.Time{},
+		missed: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]departure{},
 	}
 }
 
@@ -181,9 +180,9 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 			delete(r.gone, id)
 		}
 	}
-	for id := range before {
+	for id, m := range before {
 		if _, stays := r.members[id]; !stays {
-			r.gone[id] = time.Time{} // as of the next tick
+			r.gone[id] = departure{drained: m.Draining}
 		}
 	}
 	r.placeAll(&e)
@@ -197,21 +196,18 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 func (r *Replica) Started(index uint32, peer key.Public, answer bool, now time.Time) {
 	id := IDOf(peer)
 	newest, _ := r.table.Newest(id)
-	r.started[index] = started{peer: id, at: now, seq: newest.Seq + 1, answer: answer}
+	r.started.put(index, started{peer: id, at: now, seq: newest.Seq + 1, answer: answer})
 }
 
 // undo notes that the device forgets a peer, and with it the handshakes that are not
 // confirmed yet. What the peer answers to ours leads to nothing any more; but it will
 // send by the session of one that it began itself.
 func (r *Replica) undo(id PeerID) {
-	for index, s := range r.started {
-		switch {
-		case s.peer != id:
-		case !s.answer:
-			delete(r.started, index)
-		default:
-			s.undone = true
-			r.started[index] = s
+	for index, s := range r.started.with(id) {
+		if s.answer {
+			r.started.change(index, func(s *started) { s.undone = true })
+		} else {
+			r.started.drop(index)
 		}
 	}
 }
@@ -219,26 +215,23 @@ func (r *Replica) undo(id PeerID) {
 // Located notes where the peer of a handshake of ours is, and the port of ours that it
 // sends to.
 func (r *Replica) Located(index uint32, port uint16, endpoint netip.AddrPort) {
-	if s, ok := r.started[index]; ok {
-		s.port, s.endpoint = port, endpoint
-		r.started[index] = s
-	}
+	r.started.change(index, func(s *started) { s.port, s.endpoint = port, endpoint })
 }
 
 // Began reports whether an index is that of a handshake of ours that is not
 // confirmed yet.
 func (r *Replica) Began(index uint32) bool {
-	_, ok := r.started[index]
+	_, ok := r.started.byIndex[index]
 	return ok
 }
 
 // Confirmed notes that the peer has used an index of ours: its session stands.
 func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
-	began, ok := r.started[index]
+	began, ok := r.started.byIndex[index]
 	if !ok {
 		return e
 	}
-	delete(r.started, index)
+	r.started.drop(index)
 	if began.undone {
 		return r.confirmedUndone(index, began, now)
 	}
@@ -288,7 +281,7 @@ func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e
 func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 	for _, s := range sessions {
 		if s.Seq == 0 {
-			r.hinted(s, now, &e)
+			r.hint(s, now, &e)
 			continue
 		}
 		r.reassert(s, now, &e)
@@ -320,13 +313,29 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 			r.giveUp(s.Peer, before, newest, &e)
 		}
 		if newest, _ := r.table.Newest(s.Peer); newest.same(s) && s.Holder != r.self {
-			if c := r.calls[s.Peer]; c != nil && now.Sub(c.seen) < lateFor {
+			c := r.calls[s.Peer]
+			if c != nil && now.Sub(c.seen) < lateFor {
 				r.passed[s.Peer] = now
 			}
-			delete(r.calls, s.Peer) // it has been reached; what comes next is another move
+			// It has been reached, and what comes next is another move; but of two calls it
+			// takes the one that began later, and that may be ours.
+			if c == nil || !c.called || !c.last.After(s.began()) {
+				delete(r.calls, s.Peer)
+			}
 		}
 		r.place(s.Peer, &e)
 	}
+	return e
+}
+
+// Compared takes all that a sibling knows. Everything is news to who has just come, and to
+// nobody else.
+func (r *Replica) Compared(sessions []Session, now time.Time) (e Effects) {
+	isNew := len(r.table.peers) == 0
+	if e = r.Heard(sessions, now); isNew {
+		e.PassOn = nil
+	}
+	r.compared = true
 	return e
 }
 
@@ -384,22 +393,26 @@ func (r *Replica) Holds(k key.Public) bool {
 // Tick forgets what is over.
 func (r *Replica) Tick(now time.Time) (e Effects) {
 	r.tickHints(now, &e)
-	for index, s := range r.started {
+	for index, s := range r.started.byIndex {
 		if now.Sub(s.at) >= startedLifetime {
-			delete(r.started, index)
+			r.started.drop(index)
 		}
 	}
 	for id, c := range r.calls {
-		if c.called && now.Sub(c.last) >= callingFor {
+		if c.called && now.Sub(c.last) >= callingFor && !r.isAnswering(id) {
 			c.called = false
-			r.hush(id, c, &e)
+			r.hush(id, c, now, &e)
 		}
 		if now.Sub(c.seen) >= 2*lastRetry && (c.unasked == 0 || now.Sub(c.last) >= orphanEvery) {
 			delete(r.calls, id)
 		}
 	}
 	r.claims.expire(now)
+	r.tickUnseen(now, &e)
 	r.tickUnheard(now, &e)
+	for id := range r.loud {
+		r.place(id, &e)
+	}
 	r.tickHandover(now, &e)
 	over := map[PeerID]bool{}
 	r.table.Expire(now, func(id PeerID) bool { _, ok := r.peers[id]; return ok }, func(s Session) {
@@ -450,9 +463,6 @@ func (r *Replica) Connected(now time.Time) map[string]int {
 func (r *Replica) State() []Session {
 	return r.table.State()
 }
-
-// KnowsNothing reports whether no session is known.
-func (r *Replica) KnowsNothing() bool { return len(r.table.peers) == 0 }
 
 // Strangers are all indices to be told of.
 func (r *Replica) Strangers(now time.Time) []uint32 {

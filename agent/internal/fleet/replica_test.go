@@ -352,7 +352,7 @@ func TestCallInVain(t *testing.T) {
 	b.SetMembers([]Member{{Name: "b"}}) // the holder is dead: b would serve it
 	tr.stranger("b", 1, spy)
 	tr.pass(callingFor)
-	tr.want("at no address", b.Tick(tr.now), NotRefused, Call{Peer: alice})
+	tr.want("it falls silent", b.Tick(tr.now), NotRefused, Call{Peer: alice, Silence: true})
 }
 
 // TestSpy repeats a packet of alice's from elsewhere, to keep her from being called.
@@ -431,8 +431,8 @@ func TestFlood(t *testing.T) {
 	b := tr.all["b"]
 	tr.pass(time.Minute)
 	b.Tick(tr.now)
-	if len(b.calls) > 0 || len(b.started) > 0 {
-		t.Errorf("%d calls and %d handshakes left", len(b.calls), len(b.started))
+	if len(b.calls) > 0 || len(b.started.byIndex) > 0 {
+		t.Errorf("%d calls and %d handshakes left", len(b.calls), len(b.started.byIndex))
 	}
 	for _, p := range peers {
 		if to := b.Elsewhere()[p.PublicKey]; to != "a" {

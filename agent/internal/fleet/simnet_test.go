@@ -173,11 +173,9 @@ func (w *world) start(n *node, inherited bool) {
 	}
 	r := n.replica
 	n.do(r.Remembered(n.note, w.clock()))
-	w.after(25*time.Millisecond, func() { // all of them have answered
-		if n.up && n.replica == r && inherited {
-			n.do(r.Unseen(n.device.sessions(), w.clock()))
-		}
-	})
+	if inherited {
+		r.Unseen(n.device.sessions())
+	}
 	w.after(w.in(50*time.Millisecond, 100*time.Millisecond), func() {
 		if n.up && !n.draining {
 			n.ready = true
@@ -300,13 +298,13 @@ func (n *node) hear(b []byte, isAll bool) {
 		n.world.count("undecodable")
 		return
 	}
-	isNew := isAll && n.replica.KnowsNothing()
-	e := n.replica.Heard(sessions, n.world.clock())
+	take := n.replica.Heard
+	if isAll {
+		take = n.replica.Compared
+	}
+	e := take(sessions, n.world.clock())
 	if n.world.news != nil {
 		n.world.news(n, e.PassOn)
-	}
-	if isNew {
-		e.PassOn = nil
 	}
 	n.do(e)
 }

@@ -104,6 +104,13 @@ func (n *node) spread() {
 	}
 }
 
+func (n *node) String() string {
+	if n == nil {
+		return "nobody"
+	}
+	return n.name
+}
+
 // call is what the loop and the device make of a call.
 func (n *node) call(call Call) {
 	c := n.world.byKey(call.Peer)

@@ -59,14 +59,15 @@ type outage struct {
 }
 
 // begins begins to note what happens to a client. Who was called in vain a moment ago, before
-// it went away and came back, waits until it is called again.
+// it went away and came back, waits until it is called again; and so does who has sent
+// nothing since.
 func (c *client) begins() {
 	o := outage{}
 	lately := lastRetry
 	if c.world.parted() { // nor does one side know that it was forgotten for the other
 		lately = native
 	}
-	if c.outage.vain > 0 && c.world.now-c.outage.vain < lately {
+	if c.outage.vain > 0 && (c.world.now-c.outage.vain < lately || c.answeredAt < c.outage.vain) {
 		o.callsLost, o.refused, o.astray, o.vain = c.outage.callsLost, c.outage.refused, c.outage.astray, c.outage.vain
 		o.overtaken, o.held, o.newborn = c.outage.overtaken, c.outage.held, c.outage.newborn
 	}

@@ -212,7 +212,7 @@ func (w *world) quiet(t *testing.T) {
 	for _, n := range w.nodes {
 		r := n.replica
 		left := map[string]int{
-			"indices": len(r.table.indices), "handshakes": len(r.started), "proofs": len(r.claims.byPeer) + len(r.claims.proven), "own sessions": len(r.mine), "calls": len(r.calls), "hints": len(r.hints), "loud": len(r.loud),
+			"indices": len(r.table.indices), "handshakes": len(r.started.byIndex) + len(r.started.indices), "proofs": len(r.claims.byPeer) + len(r.claims.proven), "own sessions": len(r.mine), "calls": len(r.calls), "hints": len(r.hints) + len(r.hinted), "unseen": len(r.unseen), "loud": len(r.loud),
 			"strangers": len(n.log.strangers), "peers too many": max(0, len(r.table.peers)-len(w.clients)), "elsewhere too many": max(0, len(r.elsewhere)-len(w.clients)),
 		}
 		for what, count := range left {

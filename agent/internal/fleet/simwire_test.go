@@ -11,7 +11,6 @@ import (
 // whitepaper, and wireguard-go where that is silent): which keys a side has and uses,
 // when it begins a handshake, and which messages it refuses.
 const (
-	rekeyAfter       = 120 * time.Second
 	rejectAfter      = 180 * time.Second
 	rekeyTimeout     = 5 * time.Second
 	rekeyAttempt     = 90 * time.Second
@@ -145,6 +144,9 @@ func (c *client) missed(m message, isDead bool) {
 		c.outage.ownLost++
 	default:
 		c.inVain(&c.outage.callsLost)
+		if m.kind == messageTypeResp { // it takes itself for answered
+			c.outage.held = c.world.now
+		}
 	}
 }
 
@@ -202,7 +204,7 @@ func (c *client) receive(m message) {
 		if m.keys != nil {
 			index, from = m.keys.index, m.keys.node
 		}
-		w.trace(c, "gets type %d isData %t index %d of %s, while at %s", m.kind, m.isData, index, from.name, c.target.name)
+		w.trace(c, "gets type %d isData %t index %d of %v, while at %v", m.kind, m.isData, index, from, c.target)
 	}
 	switch m.kind {
 	case messageTypeInit:

@@ -17,7 +17,7 @@ import (
 // WireGuard repeats the call for 90 s and undoes what the sibling has.
 func TestSilentAfterwards(t *testing.T) {
 	alice := person(1)
-	call, silent := Call{Peer: alice, Port: 51820, Endpoint: home}, Call{Peer: alice}
+	call, silent := Call{Peer: alice, Port: 51820, Endpoint: home}, Call{Peer: alice, Silence: true}
 	begin := func() (*troupe, *Replica) {
 		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
 		tr.serve("a", alice, 1, "b", "c")
@@ -54,7 +54,7 @@ func TestSilentAfterwards(t *testing.T) {
 // silent where there is a sign of that, and of WireGuard's own initiations alone.
 func TestUnheard(t *testing.T) {
 	alice := person(1)
-	silent := Call{Peer: alice}
+	silent := Call{Peer: alice, Silence: true}
 	suspicions := map[string]func(*troupe){
 		"a sibling gets its packets": func(tr *troupe) { tr.all["a"].Recalled(tr.all["a"].Own(), tr.now) },
 		"a sibling is gone": func(tr *troupe) {
@@ -97,6 +97,110 @@ func TestUnheard(t *testing.T) {
 	}
 }
 
+// TestLostOnce: of the messages by which WireGuard renews a session, one may be lost. The
+// session goes on, unless a second one is unanswered too; and where the sibling had said
+// goodbye, in any case.
+func TestLostOnce(t *testing.T) {
+	alice := person(1)
+	for _, tt := range []struct {
+		name    string
+		age     time.Duration // of the session
+		drained bool
+		lost    int
+		silent  bool
+	}{
+		{"one of a renewal", rekeyAfter, false, 1, false},
+		{"two of a renewal", rekeyAfter, false, 2, true},
+		{"one, when nothing came for 15 s", time.Minute, false, 1, true},
+		{"two, after a goodbye", rekeyAfter, true, 2, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+			tr.serve("a", alice, 1)
+			a := tr.all["a"]
+			tr.pass(tt.age)
+			a.SetMembers([]Member{{Name: "a"}, {Name: "b", Draining: tt.drained}})
+			a.SetMembers([]Member{{Name: "a"}})
+			a.Tick(tr.now)
+			for i := range tt.lost {
+				a.Started(uint32(2+i), alice, false, tr.now)
+				tr.pass(5 * time.Second) // REKEY_TIMEOUT
+			}
+			var want []Call
+			if tt.silent {
+				want = []Call{{Peer: alice, Silence: true}}
+			}
+			tr.want("unanswered", a.Tick(tr.now.Add(-time.Second)), NotRefused, want...)
+		})
+	}
+}
+
+// TestSilentSite: a site that a replica was made to call is left to who serves it.
+func TestSilentSite(t *testing.T) {
+	site := person(1)
+	tr := newTroupe(t, []Peer{{PublicKey: site, Site: true}}, "a", "b")
+	tr.serve("a", site, 1, "b")
+	tr.pass(time.Minute)
+	b := tr.all["b"]
+	tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, Call{Peer: site, Port: 51820, Endpoint: home})
+	tr.pass(callingFor)
+	tr.want("and does not answer", b.Tick(tr.now), NotRefused, Call{Peer: site, Silence: true})
+	tr.want("once", b.Tick(tr.now), NotRefused)
+}
+
+// TestOrderOfCalls: what was given up before it was made is not made, and of two calls the
+// peer takes the one that began later.
+func TestOrderOfCalls(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	begin := func() *troupe {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
+		tr.serve("a", alice, 1, "b", "c")
+		tr.pass(time.Minute)
+		return tr
+	}
+	tr := begin()
+	tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, call)
+	if tr.all["b"].IsOver(call) {
+		t.Error("a call is over before it was made")
+	}
+	tr.all["b"].Heard(tr.serve("c", alice, 2).Publish, tr.now)
+	if !tr.all["b"].IsOver(call) {
+		t.Error("a call is made after c has the peer")
+	}
+
+	tr = begin()
+	tr.all["c"].Started(2, alice, false, tr.now)
+	tr.pass(30 * time.Millisecond)
+	tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, call)
+	b := tr.all["b"]
+	b.Started(3, alice, false, tr.now)
+	tr.pass(30 * time.Millisecond)
+	e := tr.all["c"].Confirmed(2, tr.now)
+	tr.want("c, which had begun before", b.Heard(e.Publish, tr.now), NotRefused)
+	tr.pass(30 * time.Millisecond)
+	tr.all["c"].Heard(b.Confirmed(3, tr.now).Publish, tr.now)
+	tr.elsewhere("b", nil)
+	tr.elsewhere("c", map[key.Public]string{alice: "b"})
+}
+
+// TestConfirmedLate: a reminder of a handshake that the peer uses by then asks for nothing,
+// and one of a call that it has not used yet for a packet: what confirmed it may be lost.
+func TestConfirmedLate(t *testing.T) {
+	alice := person(1)
+	for _, used := range []bool{false, true} {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a")
+		tr.serve("a", alice, 1)
+		var want []Call
+		if used {
+			tr.stranger("a", 1, home)
+		} else {
+			want = []Call{{Peer: alice, Port: 51820, Endpoint: home, Nudge: true}}
+		}
+		tr.want("a reminder", tr.all["a"].Remind(Reminder{Peer: IDOf(alice), Index: 1, Handshake: true}, tr.now), NotRefused, want...)
+	}
+}
+
 // TestRecalled draws a peer back that has come a moment ago, and leaves one alone that was
 // here for long: it may have gone there.
 func TestRecalled(t *testing.T) {
@@ -105,7 +209,7 @@ func TestRecalled(t *testing.T) {
 	tr.serve("a", alice, 1)
 	a := tr.all["a"]
 	tr.want("at once", a.Recalled(a.Own(), tr.now), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home, Nudge: true})
-	tr.pass(2 * pulledWhileLeave)
+	tr.pass(settled)
 	tr.want("later", a.Recalled(a.Own(), tr.now), NotRefused)
 }
 
@@ -136,6 +240,8 @@ func TestHint(t *testing.T) {
 	}
 	tr.elsewhere("a", nil)
 	tr.elsewhere("c", map[key.Public]string{alice: "a"})
+	tr.want("from another address", tr.stranger("c", 2, spy), Late)
+	tr.want("to who holds it", tr.stranger("a", 2, home), Late)
 	tr.want("it goes to c with it", tr.stranger("c", 2, home), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
 	if _, known := tr.all["c"].table.Find(2); known {
 		t.Error("a hint counts as a session")
@@ -143,6 +249,10 @@ func TestHint(t *testing.T) {
 	tr.pass(startedLifetime)
 	tr.want("nobody has used it", b.Tick(tr.now), NotRefused)
 	tr.want("it is used late", tr.stranger("b", 2, home), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
+	other := Session{Index: 5, Peer: IDOf(alice), Holder: ReplicaIDOf("b"), Since: tr.now, Port: 51820, Endpoint: home}
+	if e := tr.all["a"].Heard([]Session{other}, tr.now); len(tr.all["a"].hints) != 1 || !slices.Contains(e.Known, 2) {
+		t.Errorf("of each peer there is one hint: %v, %v", tr.all["a"].hints, e.Known)
+	}
 	tr.pass(sessionLifetime)
 	for _, n := range []string{"b", "c"} {
 		if e := tr.all[n].Tick(tr.now); len(tr.all[n].hints) != 0 || !slices.Contains(e.Known, 2) {
@@ -187,8 +297,11 @@ func TestUnseen(t *testing.T) {
 		if siblings {
 			a.SetMembers([]Member{{Name: "a"}, {Name: "b"}})
 		}
+		a.Unseen([]Session{made(alice, first), made(bob, tr.now.Add(-time.Second)), made(person(3), tr.now)})
 		a.Heard(tr.all["b"].State(), tr.now)
-		e := a.Unseen([]Session{made(alice, first), made(bob, tr.now.Add(-time.Second)), made(person(3), tr.now)}, tr.now)
+		tr.want("siblings may know", a.Tick(tr.now), NotRefused)
+		a.Compared(nil, tr.now)
+		e := a.Tick(tr.now)
 		if !siblings {
 			tr.want("there is nobody to go to", e, NotRefused)
 			continue

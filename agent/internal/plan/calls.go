@@ -58,6 +58,10 @@ func call(want *state.Peer, c state.Call) (first, rest []Peer) {
 		return []Peer{off, keepalive(on)}, rest
 	}
 	p := renew(*want)
+	if c.Silence {
+		p.Endpoint, p.Keepalive = nil, nil
+		return []Peer{p}, nil
+	}
 	p.Keepalive = &on
 	if c.Endpoint.IsValid() {
 		p.Endpoint = &c.Endpoint

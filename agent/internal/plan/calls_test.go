@@ -42,6 +42,9 @@ func TestCalls(t *testing.T) {
 			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &on},
 			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &off},
 		}},
+		{"silenced, with keepalive and endpoint", state.Call{Slot: key.Blue, Peer: site, Silence: true}, []Peer{
+			{Operation: Renew, Name: "site", PublicKey: site},
+		}},
 		{"removed meanwhile", state.Call{Slot: key.Blue, Peer: key.GeneratePrivate().Public()}, nil},
 		{"no such tunnel", state.Call{Slot: key.Green, Peer: alice}, nil},
 	} {

@@ -55,6 +55,7 @@ type Call struct {
 	Peer key.Public
 	// Endpoint is where the peer's packets came from; zero: the configured one.
 	Endpoint netip.AddrPort
-	// Nudge asks for a packet by the session that there is, instead.
-	Nudge bool
+	// Nudge asks for a packet by the session that there is, instead, and Silence for
+	// nothing any more: the device forgets the peer and where it is.
+	Nudge, Silence bool
 }
