@@ -17,7 +17,7 @@ import (
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/telemetry"
 )
 
-// A sibling that does not answer is dead after about a second: it is asked every
+// A sibling that does not answer is dead after a second or two: it is asked every
 // probeEvery, has probeWithin to answer itself or by others, and is suspected for
 // suspicion × probeEvery before it is called dead, whether or not others suspect it too:
 // where most of the replicas die with a node, the one that is left has nobody to agree
