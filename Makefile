@@ -9,7 +9,7 @@ PLATFORMS ?= linux/amd64 linux/arm64
 FUZZTIME ?= 30s
 
 # What is linted and formatted; the tools' modules have no code.
-MODULES := . agent/cmd/vpn-metrics-adapter ci/image tests/cluster tests/externalsecrets
+MODULES := . agent/cmd/vpn-metrics-adapter ci/image tests/alerts tests/cluster tests/externalsecrets
 
 # The same flags for every binary of a release: equal sources, equal bytes.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
@@ -64,10 +64,10 @@ push: image ## Push the images to REGISTRY=registry.example.com/team
 deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
 	@go run ./tests/deps -vm
 
-.PHONY: test test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
+.PHONY: test test-unit test-integration test-image test-adapter test-alerts test-cluster test-externalsecrets
 test: ## Run every test that needs no cluster
 	@go run ./tests/deps -try -vm
-	@$(MAKE) -k test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
+	@$(MAKE) -k test-unit test-integration test-image test-adapter test-alerts test-cluster test-externalsecrets
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
 # By itself: what it measures would suffer from other tests beside it. Never from
@@ -79,6 +79,9 @@ test-image:
 # With the flags of the image, which is then built of the same packages.
 test-adapter:
 	@CGO_ENABLED=0 $(GOTEST) -name adapter -C agent/cmd/vpn-metrics-adapter -- -trimpath ./...
+# The chart's alerts, against Prometheus's own parser and engine.
+test-alerts:
+	@$(GOTEST) -name alerts -C tests/alerts -- ./...
 test-cluster:
 	@$(GOTEST) -name cluster -C tests/cluster -- ./internal/...
 # What the chart renders for External Secrets, against that controller's own code.

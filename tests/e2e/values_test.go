@@ -80,7 +80,7 @@ func testValues(t *testing.T, c *cluster) {
 		})
 	}
 	for _, kind := range []string{
-		"ServiceMonitor", "NetworkPolicy", "PodDisruptionBudget", "CronJob", "ExternalSecret", "PushSecret", "SecretStore",
+		"ServiceMonitor", "PrometheusRule", "NetworkPolicy", "PodDisruptionBudget", "CronJob", "ExternalSecret", "PushSecret", "SecretStore",
 		"HorizontalPodAutoscaler", "APIService", "ValidatingAdmissionPolicy", "Lease",
 	} {
 		if !kinds[kind] {
