@@ -9,7 +9,7 @@ PLATFORMS ?= linux/amd64 linux/arm64
 FUZZTIME ?= 30s
 
 # What is linted and formatted; the tools' modules have no code.
-MODULES := . agent/cmd/vpn-metrics-adapter ci/image tests/cluster tests/externalsecrets
+MODULES := . agent/cmd/vpn-metrics-adapter ci/image tests/alerts tests/cluster tests/externalsecrets
 
 # The same flags for every binary of a release: equal sources, equal bytes.
 GOBUILD := CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)'
@@ -64,10 +64,10 @@ push: image ## Push the images to REGISTRY=registry.example.com/team
 deps: ## Install the system packages that tests and demos need (Debian and kin, as root)
 	@go run ./tests/deps -vm
 
-.PHONY: test test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
+.PHONY: test test-unit test-integration test-image test-adapter test-alerts test-cluster test-externalsecrets
 test: ## Run every test that needs no cluster
 	@go run ./tests/deps -try -vm
-	@$(MAKE) -k test-unit test-integration test-image test-adapter test-cluster test-externalsecrets
+	@$(MAKE) -k test-unit test-integration test-image test-adapter test-alerts test-cluster test-externalsecrets
 test-unit:
 	@$(GOTEST) -name unit -- $$(go list ./... | grep -v /tests/integration)
 # By itself: what it measures would suffer from other tests beside it. Never from
@@ -79,6 +79,9 @@ test-image:
 # With the flags of the image, which is then built of the same packages.
 test-adapter:
 	@CGO_ENABLED=0 $(GOTEST) -name adapter -C agent/cmd/vpn-metrics-adapter -- -trimpath ./...
+# The chart's alerts, against Prometheus's own parser and engine.
+test-alerts:
+	@$(GOTEST) -name alerts -C tests/alerts -- ./...
 test-cluster:
 	@$(GOTEST) -name cluster -C tests/cluster -- ./internal/...
 # What the chart renders for External Secrets, against that controller's own code.
@@ -113,11 +116,12 @@ demo-down: ## Remove everything that demo-cluster made
 	@go run -C tests/cluster . down
 
 .PHONY: lint lint-selftest
-lint: lint-selftest ## Check the code, the floors of the design and the chart
+lint: lint-selftest ## Check the code, the floors of the design, the chart and what is generated
 	@golangci=$$($(TOOL) -path golangci-lint) && for module in $(MODULES); do \
 		echo "golangci-lint $$module" && (cd $$module && $$golangci run) || exit 1; done
 	@for values in values/*.yaml; do \
 		echo "helm lint $$values" && $(TOOL) helm lint --strict --quiet charts/vpn-gateway -f $$values || exit 1; done
+	@$(MAKE) docs-check
 # Proves that the linter finds what it is there to find.
 lint-selftest:
 	@go test -tags lint ./ci/lint
@@ -131,9 +135,9 @@ fmt: ## Format the Go code
 docs: ## Generate the tables of values, metrics and flags
 	@$(TOOL) helm-docs --chart-search-root charts --log-level warning
 	@go test ./agent/internal/telemetry ./agent/cmd/vpn-agent -run TestDocs -update >/dev/null
-docs-check: docs ## Fail where generated documentation is not committed
-	@changed=$$(git status --porcelain -- charts/*/README.md docs) && test -z "$$changed" || \
-		{ echo "generated documentation is not committed: $$changed"; exit 1; }
+docs-check: ## Fail where generated documentation was not up to date; it is then
+	@sums() { cksum charts/*/README.md docs/*.md; }; before=$$(sums) && $(MAKE) docs && \
+		{ test "$$before" = "$$(sums)" || { echo 'generated documentation was not up to date; it is now' >&2; exit 1; }; }
 
 .PHONY: clean
 clean: ## Remove what was built here (the cache outside the tree stays)

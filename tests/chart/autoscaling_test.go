@@ -15,9 +15,11 @@ import (
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
 )
@@ -59,6 +61,9 @@ var scalingKnobs = []knob{
 	{"autoscaling.metric.adapter.image.pullPolicy", scaled("adapter", "adapter: {image: {pullPolicy: Never}}"), adapter, gateway + ".imagePullPolicy", "Never"},
 	{"global.imageRegistry", "{global: {imageRegistry: mirror.example.com}, " + scaled("adapter", "") + "}", adapter, gateway + ".image", "mirror.example.com/cloud-native-vpn/vpn-metrics-adapter:0.1.0"},
 	{"autoscaling.metric.adapter.replicas", scaled("adapter", "adapter: {replicas: 2}"), adapter, ".spec.replicas", "2"},
+	{"autoscaling.metric.adapter.replicas", scaled("adapter", "adapter: {replicas: 2}"), adapter, pod + ".topologySpreadConstraints[0].topologyKey", "kubernetes.io/hostname"},
+	{"autoscaling.metric.adapter.replicas", scaled("adapter", "adapter: {replicas: 3}"), "PodDisruptionBudget/vpn-gateway-metrics", ".spec.maxUnavailable", "1"},
+	{"podDisruptionBudget.unhealthyPodEvictionPolicy", scaled("adapter", "adapter: {replicas: 2}") + "\npodDisruptionBudget: {unhealthyPodEvictionPolicy: IfHealthyBudget}", "PodDisruptionBudget/vpn-gateway-metrics", ".spec.unhealthyPodEvictionPolicy", "IfHealthyBudget"},
 	{"autoscaling.metric.adapter.resources", scaled("adapter", "adapter: {resources: {limits: {memory: 1Gi}}}"), adapter, gateway + ".resources.limits.memory", "1Gi"},
 	{"autoscaling.metric.adapter.podAnnotations", scaled("adapter", "adapter: {podAnnotations: {a: b}}"), adapter, ".spec.template.metadata.annotations.a", "b"},
 	{"autoscaling.metric.adapter.podLabels", scaled("adapter", "adapter: {podLabels: {a: b}}"), adapter, ".spec.template.metadata.labels.a", "b"},
@@ -232,6 +237,64 @@ func TestAdapterPod(t *testing.T) {
 		}
 		if want := "--name=" + gateway.Name; args[1] != want {
 			t.Errorf("argument %q, want %q", args[1], want)
+		}
+	}
+}
+
+// Several adapters are on several nodes where possible, and leave one after the other; of
+// one there is nothing to spread, and a budget would keep its node from being drained.
+func TestAdapterSpread(t *testing.T) {
+	for values, want := range map[string]struct {
+		spread bool
+		budget bool
+	}{
+		scaled("adapter", ""):                       {false, false},
+		scaled("adapter", "adapter: {replicas: 2}"): {true, true},
+		scaled("adapter", "adapter: {replicas: 2}") + "\npodDisruptionBudget: {enabled: false}": {true, false},
+		scaled("adapter", "adapter: {replicas: 2}") + "\ntopologySpreadConstraints: []":         {true, true},
+		scaled("cpu", "adapter: {replicas: 2}"):                                                 {false, false},
+	} {
+		r := render(t, values)
+		var spread []string
+		var budget *policyv1.PodDisruptionBudget
+		for _, o := range r.Objects {
+			switch x := o.Object.(type) {
+			case *appsv1.Deployment:
+				if x.Name != "vpn-gateway-metrics" {
+					continue
+				}
+				for _, c := range x.Spec.Template.Spec.TopologySpreadConstraints {
+					spread = append(spread, fmt.Sprintf("%s %s %d %v", c.TopologyKey, c.WhenUnsatisfiable, c.MaxSkew, c.MatchLabelKeys))
+					if s := selector(t, c.LabelSelector); s.String() != selector(t, x.Spec.Selector).String() {
+						t.Errorf("%s: %s is spread by %s", values, c.TopologyKey, s)
+					}
+				}
+			case *policyv1.PodDisruptionBudget:
+				if x.Name == "vpn-gateway-metrics" {
+					budget = x
+				}
+			}
+		}
+		var wantSpread []string
+		if want.spread {
+			wantSpread = []string{"kubernetes.io/hostname ScheduleAnyway 1 [pod-template-hash]", "topology.kubernetes.io/zone ScheduleAnyway 1 [pod-template-hash]"}
+		}
+		if diff := cmp.Diff(wantSpread, spread); diff != "" {
+			t.Errorf("%s: spread (-want +got):\n%s", values, diff)
+		}
+		if (budget != nil) != want.budget {
+			t.Errorf("%s: budget is %v, want one: %t", values, budget, want.budget)
+		}
+		if budget == nil {
+			continue
+		}
+		if diff := cmp.Diff(ptr.To(intstr.FromInt(1)), budget.Spec.MaxUnavailable); diff != "" {
+			t.Errorf("%s: maxUnavailable (-want +got):\n%s", values, diff)
+		}
+		for _, o := range r.Objects {
+			if d, ok := o.Object.(*appsv1.Deployment); ok && selector(t, budget.Spec.Selector).Matches(labels.Set(d.Spec.Template.Labels)) != (d.Name == "vpn-gateway-metrics") {
+				t.Errorf("%s: the adapter's budget and the Pods of %s", values, d.Name)
+			}
 		}
 	}
 }

@@ -11,7 +11,11 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
 )
@@ -26,6 +30,7 @@ var fleetKnobs = []knob{
 	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".args[7]", "--fleet-port=7000"},
 	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".ports[?(@.name=='fleet')].containerPort", "7000"},
 	{"fleet.port", "fleet: {port: 7000}", deployment, gateway + ".ports[?(@.name=='fleet-udp')].containerPort", "7000"},
+	{"networkPolicy.egress", "networkPolicy: {enabled: true, egress: [{ports: [{port: 443}]}]}", policy, ".spec.egress[2].ports", `[{"port":53,"protocol":"UDP"},{"port":53,"protocol":"TCP"}]`},
 }
 
 // replicated is what it takes for there to be other replicas.
@@ -71,6 +76,41 @@ var fleetRefusals = []refusal{
 	{"variables that are the chart's", "extraEnv: [{name: A, value: b}, {name: POD_NAME, value: c}]", []string{
 		"extraEnv[1] is POD_NAME, which the Pod has for the fleet; remove it, or give it another name",
 	}},
+}
+
+// What the replicas need of each other gets through wherever egress is cut down: who they
+// are, which is a question of DNS, and their messages. Egress to everywhere has both.
+func TestRestrictedEgress(t *testing.T) {
+	tcp, udp := ptr.To(corev1.ProtocolTCP), ptr.To(corev1.ProtocolUDP)
+	port := func(protocol *corev1.Protocol, number int) networkingv1.NetworkPolicyPort {
+		return networkingv1.NetworkPolicyPort{Protocol: protocol, Port: ptr.To(intstr.FromInt(number))}
+	}
+	own := networkingv1.NetworkPolicyEgressRule{Ports: []networkingv1.NetworkPolicyPort{port(tcp, 6443)}}
+	siblings := networkingv1.NetworkPolicyEgressRule{
+		To: []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{
+			MatchLabels: map[string]string{"app.kubernetes.io/name": "vpn-gateway", "app.kubernetes.io/instance": "vpn-gateway"},
+		}}},
+		Ports: []networkingv1.NetworkPolicyPort{port(tcp, 7946), port(udp, 7946), port(udp, 51840)},
+	}
+	dns := networkingv1.NetworkPolicyEgressRule{Ports: []networkingv1.NetworkPolicyPort{port(udp, 53), port(tcp, 53)}}
+	const cutDown = "networkPolicy: {enabled: true, egress: [{ports: [{port: 6443, protocol: TCP}]}]}\n"
+	for values, want := range map[string][]networkingv1.NetworkPolicyEgressRule{
+		cutDown:                             {own, siblings, dns},
+		cutDown + "fleet: {enabled: false}": {own},
+		"networkPolicy: {enabled: true, egress: []}\nfleet: {readinessGate: {enabled: false}}": {siblings, dns},
+		"networkPolicy: {enabled: true, egress: [{}]}":                                         {{}},
+		"networkPolicy: {enabled: true, egress: [{ports: [{port: 6443, protocol: TCP}]}, {}]}": {own, {}},
+	} {
+		got := get[*networkingv1.NetworkPolicy](t, render(t, replicated+values), "").Spec.Egress
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: egress (-want +got):\n%s", values, diff)
+		}
+	}
+	for _, o := range render(t, replicated+cutDown).Objects {
+		if o.Kind == "NetworkPolicy" {
+			golden(t, "egress.yaml", string(o.YAML))
+		}
+	}
 }
 
 // With the gate the Pods have a condition to become ready by, a token, and their

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
@@ -131,54 +130,6 @@ func TestNoKeyMaterial(t *testing.T) {
 				}
 			}
 		}
-	}
-}
-
-// The two kinds of the Prometheus operator, as far as the chart uses them; the
-// fields are those of its API monitoring.coreos.com/v1.
-type monitor struct {
-	APIVersion string         `json:"apiVersion"`
-	Kind       string         `json:"kind"`
-	Metadata   map[string]any `json:"metadata"`
-	Spec       struct {
-		JobLabel            string              `json:"jobLabel"`
-		NamespaceSelector   map[string][]string `json:"namespaceSelector"`
-		Selector            map[string]any      `json:"selector"`
-		Endpoints           []scrape            `json:"endpoints"`
-		PodMetricsEndpoints []scrape            `json:"podMetricsEndpoints"`
-	} `json:"spec"`
-}
-
-type scrape struct {
-	Port              string           `json:"port"`
-	Path              string           `json:"path"`
-	Interval          string           `json:"interval"`
-	ScrapeTimeout     string           `json:"scrapeTimeout"`
-	Relabelings       []map[string]any `json:"relabelings"`
-	MetricRelabelings []map[string]any `json:"metricRelabelings"`
-}
-
-// Rendering decodes Kubernetes's own kinds strictly; what is left is decoded here,
-// and External Secrets' in tests/externalsecrets.
-func TestMonitorsDecodeStrictly(t *testing.T) {
-	var seen []string
-	for _, text := range []string{everything, strings.ReplaceAll(everything, "serviceMonitor", "podMonitor")} {
-		for _, o := range render(t, text).Objects {
-			if _, foreign := o.Object.(*unstructured.Unstructured); !foreign {
-				continue
-			}
-			var m monitor
-			if err := yaml.UnmarshalStrict(o.YAML, &m); err != nil {
-				t.Errorf("%s: %v", o.Template, err)
-			}
-			if n := len(m.Spec.Endpoints) + len(m.Spec.PodMetricsEndpoints); n != 1 {
-				t.Errorf("%s: %d endpoints, want 1", o.Template, n)
-			}
-			seen = append(seen, o.Kind)
-		}
-	}
-	if diff := cmp.Diff([]string{"ServiceMonitor", "PodMonitor"}, seen); diff != "" {
-		t.Errorf("kinds that Kubernetes does not have (-want +got):\n%s", diff)
 	}
 }
 

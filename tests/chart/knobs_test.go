@@ -224,7 +224,7 @@ func monitorKnobs() []knob {
 }
 
 func allKnobs() []knob {
-	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, replicaKnobs, scalingKnobs, monitorKnobs())
+	return slices.Concat(knobs, sriovKnobs, rotationKnobs, externalKnobs, fleetKnobs, replicaKnobs, scalingKnobs, monitorKnobs(), alertKnobs())
 }
 
 // Every knob turns what it is said to turn, and that was not so before.

@@ -71,6 +71,7 @@ autoscaling: {enabled: true, behavior: {scaleDown: {stabilizationWindowSeconds: 
 networkPolicy: {enabled: true, extraIngress: [{from: [{podSelector: {}}]}]}
 metrics:
   serviceMonitor: {enabled: true, labels: {o: p}, interval: 30s, scrapeTimeout: 5s, relabelings: [{action: labeldrop, regex: pod}], metricRelabelings: [{action: labeldrop, regex: x}]}
+  prometheusRule: {enabled: true, labels: {o: p}, annotations: {u: v}, alertLabels: {team: network}, rules: [{record: mine, expr: "vector(1)"}]}
 extraObjects:
 - {apiVersion: v1, kind: ConfigMap, metadata: {name: "{{ .Release.Name }}-map"}}
 - |

@@ -157,7 +157,7 @@ var refusals = []refusal{
 }
 
 func TestRefusals(t *testing.T) {
-	for _, c := range slices.Concat(refusals, fleetRefusals, keyRefusals, scalingRefusals) {
+	for _, c := range slices.Concat(refusals, fleetRefusals, keyRefusals, scalingRefusals, alertRefusals) {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := chart.Render(chart.Options{ChartDir: chartDir, Values: withEndpoint(t, c.values)})
 			if err == nil {
@@ -313,6 +313,7 @@ func TestMisspeltKeys(t *testing.T) {
 		"autoscaling.metric.adapter.podAnnotations", "autoscaling.metric.adapter.podLabels", "autoscaling.metric.adapter.apiServiceAnnotations",
 		"metrics.serviceMonitor.labels",
 		"metrics.serviceMonitor.annotations", "metrics.podMonitor.labels", "metrics.podMonitor.annotations",
+		"metrics.prometheusRule.labels", "metrics.prometheusRule.annotations", "metrics.prometheusRule.alertLabels",
 	}
 	var closed int
 	var walk func(path string, value any)

@@ -31,7 +31,7 @@ func (c *cluster) defineMonitors(t *testing.T) {
 		t.Fatalf("%s %s has the sum %s, want %s", operator, operatorTag, module.Sum, operatorSum)
 	}
 	monitors := schema.GroupVersion{Group: "monitoring.coreos.com", Version: "v1"}
-	for _, kind := range []string{"servicemonitors", "podmonitors"} {
+	for _, kind := range []string{"servicemonitors", "podmonitors", "prometheusrules"} {
 		file := filepath.Join(module.Dir, "example", "prometheus-operator-crd", monitors.Group+"_"+kind+".yaml")
 		c.define(t, file, monitors.WithResource(kind))
 	}

@@ -80,8 +80,8 @@ func testValues(t *testing.T, c *cluster) {
 		})
 	}
 	for _, kind := range []string{
-		"ServiceMonitor", "NetworkPolicy", "PodDisruptionBudget", "CronJob", "ExternalSecret", "PushSecret", "SecretStore",
-		"HorizontalPodAutoscaler", "APIService",
+		"ServiceMonitor", "PrometheusRule", "NetworkPolicy", "PodDisruptionBudget", "CronJob", "ExternalSecret", "PushSecret", "SecretStore",
+		"HorizontalPodAutoscaler", "APIService", "ValidatingAdmissionPolicy", "Lease",
 	} {
 		if !kinds[kind] {
 			t.Errorf("no scenario has a %s", kind)

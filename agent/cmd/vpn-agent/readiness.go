@@ -72,7 +72,7 @@ func startReadiness(ctx context.Context, o readinessOptions, m membership, log *
 	}
 	controller := readiness.New(readiness.Options{
 		API: client, Self: o.podName, Members: m.members, Answering: m.answering, Changes: m.changes,
-		Now: time.Now, Log: log, Metrics: telemetry.NewReadinessCounters(reg),
+		Now: time.Now, Log: log, Metrics: telemetry.NewReadinessCounters(reg, readiness.Refusals()),
 	})
 	go func() {
 		defer close(done)

@@ -208,7 +208,13 @@ const (
 	refusedAlive     = "alive"
 	refusedLease     = "lease"
 	refusedLastReady = "last_ready"
+	refusedError     = "error"
 )
+
+// Refusals lists every reason, for metrics that must show zeros too.
+func Refusals() []string {
+	return []string{refusedMinority, refusedAlive, refusedLease, refusedLastReady, refusedError}
+}
 
 // refuses says why this replica must not mark another one; empty where it may.
 func (c *Controller) refuses(ctx context.Context, q quorum) (string, error) {
@@ -286,7 +292,7 @@ func (c *Controller) failed(ctx context.Context, t *trouble, what, name string, 
 	t.pause = min(max(2*t.pause, firstPause), longestPause)
 	if text := err.Error(); t.text != text && ctx.Err() == nil {
 		t.text = text
-		c.Metrics.Refused("error")
+		c.Metrics.Refused(refusedError)
 		c.Log.Warn("the API server does not do what it is asked", "to", what, "name", name, "error", err)
 	}
 	return c.Now().Add(t.pause)

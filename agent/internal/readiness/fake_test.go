@@ -229,7 +229,7 @@ func (c *cluster) replicas(t *testing.T, names ...string) map[string]*replica {
 				return answering
 			},
 			Log:     slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), nil)),
-			Metrics: telemetry.NewReadinessCounters(prometheus.NewRegistry()),
+			Metrics: telemetry.NewReadinessCounters(prometheus.NewRegistry(), Refusals()),
 		})
 		out[name] = r
 	}

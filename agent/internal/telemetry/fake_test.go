@@ -98,7 +98,7 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 	RegisterFleet(reg, fakeFleet, func() FleetCounts {
 		return FleetCounts{Adopted: 2, RefusedPackets: map[string]uint64{"late": 1}, RefusedMessages: map[string]uint64{"malformed": 3}}
 	})
-	readiness := NewReadinessCounters(reg)
+	readiness := NewReadinessCounters(reg, []string{"lease", "minority"})
 	readiness.Marked()
 	readiness.Refused("minority")
 	instruments := NewInstruments(reg)

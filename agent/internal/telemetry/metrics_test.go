@@ -104,6 +104,7 @@ var wantRegistry = []string{
 	`vpn_gateway_peers{state="idle"} 0`,
 	`vpn_gateway_peers{state="never"} 1`,
 	`vpn_gateway_readiness_marked_total 1`,
+	`vpn_gateway_readiness_refused_total{reason="lease"} 0`,
 	`vpn_gateway_readiness_refused_total{reason="minority"} 1`,
 	`vpn_gateway_ready 1`,
 	`vpn_gateway_run_duration_seconds_sum 0`,

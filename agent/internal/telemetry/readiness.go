@@ -8,8 +8,9 @@ type ReadinessCounters struct {
 	refused *prometheus.CounterVec
 }
 
-// NewReadinessCounters registers the counters, once for each registry.
-func NewReadinessCounters(reg prometheus.Registerer) *ReadinessCounters {
+// NewReadinessCounters registers the counters, once for each registry. The reasons are
+// those that [ReadinessCounters.Refused] may be told.
+func NewReadinessCounters(reg prometheus.Registerer, reasons []string) *ReadinessCounters {
 	table := catalogue()
 	options := func(id int) prometheus.CounterOpts {
 		return prometheus.CounterOpts{Name: table[id].name, Help: table[id].help}
@@ -17,6 +18,9 @@ func NewReadinessCounters(reg prometheus.Registerer) *ReadinessCounters {
 	r := &ReadinessCounters{
 		marked:  prometheus.NewCounter(options(readinessMarked)),
 		refused: prometheus.NewCounterVec(options(readinessRefused), table[readinessRefused].labels),
+	}
+	for _, reason := range reasons {
+		r.refused.WithLabelValues(reason) // shows zeros from the start
 	}
 	reg.MustRegister(r.marked, r.refused)
 	return r

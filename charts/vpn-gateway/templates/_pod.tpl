@@ -68,21 +68,21 @@ alternatives, so the label is added to each of them; preferred ones add up.
 {{- end -}}
 {{- end -}}
 
-{{/*
-Topology spread: nobody naming any means softly over nodes and zones, counting Pods of one
-rollout only. A constraint without selector gets the gateway's.
-*/}}
+{{/* Topology spread: nobody naming any means softly. A constraint without selector gets the gateway's. */}}
 {{- define "vpn-gateway.topologySpreadConstraints" -}}
 {{- $selector := dict "matchLabels" (include "vpn-gateway.selectorLabels" . | fromYaml) -}}
-{{- $constraints := .Values.topologySpreadConstraints -}}
-{{- if kindIs "invalid" $constraints -}}
-{{- $constraints = list -}}
-{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" -}}
-{{- $constraints = append $constraints (dict "maxSkew" 1 "topologyKey" . "whenUnsatisfiable" "ScheduleAnyway" "matchLabelKeys" (list "pod-template-hash")) -}}
+{{- if kindIs "invalid" .Values.topologySpreadConstraints -}}
+{{- include "vpn-gateway.softSpread" $selector -}}
 {{- end -}}
-{{- end -}}
-{{- range $constraints }}
+{{- range .Values.topologySpreadConstraints }}
 - {{ toYaml (hasKey . "labelSelector" | ternary . (set (deepCopy .) "labelSelector" $selector)) | indent 2 | trim }}
+{{- end -}}
+{{- end -}}
+
+{{/* Constraints over nodes and zones where possible, counting Pods of one rollout only. Takes their labelSelector. */}}
+{{- define "vpn-gateway.softSpread" -}}
+{{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
+- {{ toYaml (dict "labelSelector" $ "matchLabelKeys" (list "pod-template-hash") "maxSkew" 1 "topologyKey" . "whenUnsatisfiable" "ScheduleAnyway") | indent 2 | trim }}
 {{- end -}}
 {{- end -}}
 
