@@ -67,7 +67,7 @@ func (r *Reconciler) publish() {
 	s.Moved = len(r.moved)
 	s.Keys = state.TimesOfKeys(r.snapshot, now)
 	s.Rotations = r.snapshot.Rotations
-	s.Sessions = r.sessions.Count()
+	s.Sessions = r.sessions.Count(r.inputs.Fleet)
 	s.PeerNames = r.peerNames
 	r.status.Store(&s)
 	r.announce()

@@ -22,10 +22,11 @@ const (
 	Connected Activity = "connected" // a handshake within SessionLifetime
 	Idle      Activity = "idle"      // session over, and the gateway has nothing to say either
 	Dead      Activity = "dead"      // session over, while the gateway calls and gets no answer
+	Elsewhere Activity = "elsewhere" // another replica has the session
 )
 
 // Activities lists every activity, for metrics that must show zeros too.
-func Activities() []Activity { return []Activity{Connected, Idle, Dead, Never} }
+func Activities() []Activity { return []Activity{Connected, Idle, Dead, Never, Elsewhere} }
 
 // Session is what is remembered of a peer between two observations.
 type Session struct {
@@ -152,13 +153,17 @@ func (s Session) next(p *ObservedPeer, now time.Time) Session {
 	return out
 }
 
-// Count returns the number of peers by activity; every activity is present.
-func (s *Sessions) Count() map[Activity]int {
-	out := make(map[Activity]int, 4)
+// Count returns the number of peers by activity; every activity is present. f says which
+// of them other replicas have.
+func (s *Sessions) Count(f *Fleet) map[Activity]int {
+	out := make(map[Activity]int, len(Activities()))
 	for _, a := range Activities() {
 		out[a] = 0
 	}
-	for _, session := range s.peers {
+	for k, session := range s.peers {
+		if session.Activity != Connected && f.elsewhere(k) {
+			session.Activity = Elsewhere
+		}
 		out[session.Activity]++
 	}
 	return out

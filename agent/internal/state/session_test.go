@@ -181,7 +181,7 @@ func TestSessionsLookThatFails(t *testing.T) {
 	if diff := cmp.Diff([]Event{{Kind: PeerDisconnected, PublicKey: a}}, events, byValue); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff(map[Activity]int{Connected: 1, Idle: 0, Dead: 0, Never: 1}, sessions.Count()); diff != "" {
+	if diff := cmp.Diff(map[Activity]int{Connected: 1, Idle: 0, Dead: 0, Never: 1, Elsewhere: 0}, sessions.Count(nil)); diff != "" {
 		t.Errorf("counts (-want +got):\n%s", diff)
 	}
 }
@@ -211,15 +211,19 @@ func TestSessionsCount(t *testing.T) {
 	tests := []struct {
 		name     string
 		sessions Sessions
+		fleet    *Fleet
 		want     map[Activity]int
 	}{
-		{"none", Sessions{}, map[Activity]int{Connected: 0, Idle: 0, Dead: 0, Never: 0}},
-		{"some", Sessions{peers: map[key.Public]Session{{1}: {Activity: Dead}, {2}: {Activity: Never}, {3}: {Activity: Dead}}},
-			map[Activity]int{Connected: 0, Idle: 0, Dead: 2, Never: 1}},
+		{"none", Sessions{}, nil, map[Activity]int{Connected: 0, Idle: 0, Dead: 0, Never: 0, Elsewhere: 0}},
+		{"some", Sessions{peers: map[key.Public]Session{{1}: {Activity: Dead}, {2}: {Activity: Never}, {3}: {Activity: Dead}}}, nil,
+			map[Activity]int{Connected: 0, Idle: 0, Dead: 2, Never: 1, Elsewhere: 0}},
+		{"some with others, one of them not yet", Sessions{peers: map[key.Public]Session{{1}: {Activity: Connected}, {2}: {Activity: Never}, {3}: {Activity: Never}}},
+			&Fleet{Elsewhere: map[key.Public]string{{1}: "b", {2}: "b"}},
+			map[Activity]int{Connected: 1, Idle: 0, Dead: 0, Never: 1, Elsewhere: 1}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, tt.sessions.Count()); diff != "" {
+			if diff := cmp.Diff(tt.want, tt.sessions.Count(tt.fleet)); diff != "" {
 				t.Errorf("counts (-want +got):\n%s", diff)
 			}
 		})

@@ -78,7 +78,7 @@ func catalogue() []metric {
 		reloadDuration:       {"vpn_gateway_config_reload_duration_seconds", histogram, "Time from reading changed files to having them in force.", nil},
 		runDuration:          {"vpn_gateway_run_duration_seconds", histogram, "Time of a run of the reconcile loop, whether or not there was something to do.", nil},
 		dataPlaneInfo:        {"vpn_gateway_data_plane_info", gauge, "Data plane in force, kernel or userspace, and why.", []string{"data_plane", "reason"}},
-		peers:                {"vpn_gateway_peers", gauge, "Number of peers on the device by state: connected (a handshake in the last 180 s), idle (session over, nothing to say), dead (the gateway calls and gets no answer), never (no handshake yet).", []string{"state"}},
+		peers:                {"vpn_gateway_peers", gauge, "Number of peers on the device by state: connected (a handshake in the last 180 s), idle (session over, nothing to say), dead (the gateway calls and gets no answer), never (no handshake yet), elsewhere (another replica has the session).", []string{"state"}},
 		configuredPeers:      {"vpn_gateway_configured_peers", gauge, "Number of peers in the configuration in force.", nil},
 		peerEvents:           {"vpn_gateway_peer_events_total", counter, "Number of peers seen to connect, disconnect or roam.", []string{"event"}},
 		stoppedPackets:       {"vpn_gateway_stopped_packets_total", counter, "Number of packets that the firewall stopped, by reason, since its table was last made anew.", []string{"reason"}},

@@ -62,7 +62,7 @@ func running() (Status, map[key.Public]state.ObservedPeer) {
 			"server": {Time: time.Unix(1_700_000_000, 0), Result: "unchanged"}, "preshared": {Time: time.Unix(1_700_000_001, 0), Result: "failed"},
 		},
 		PeerNames: map[key.Public]string{alice: `a"l\ice`, carol: "carol"},
-		Sessions:  sessions.Count(),
+		Sessions:  sessions.Count(nil),
 		Version:   "0.1.0",
 	}, onDevice
 }
@@ -85,7 +85,7 @@ func crowd(n int) (Status, map[key.Public]state.ObservedPeer) {
 	}
 	var sessions state.Sessions
 	_, _ = sessions.Look(state.Each(onDevice), time.Unix(1_700_000_000, 0))
-	s.Sessions = sessions.Count()
+	s.Sessions = sessions.Count(nil)
 	return s, onDevice
 }
 

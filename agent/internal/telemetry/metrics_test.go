@@ -101,6 +101,7 @@ var wantRegistry = []string{
 	`vpn_gateway_peer_events_total{event="roamed"} 2`,
 	`vpn_gateway_peers{state="connected"} 1`,
 	`vpn_gateway_peers{state="dead"} 0`,
+	`vpn_gateway_peers{state="elsewhere"} 0`,
 	`vpn_gateway_peers{state="idle"} 0`,
 	`vpn_gateway_peers{state="never"} 1`,
 	`vpn_gateway_readiness_marked_total 1`,
