@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -146,7 +147,7 @@ func singles(addresses []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// peers are the same on all tunnels, sorted by name as those of the snapshot are.
+// peers are the same on all tunnels, sorted by name.
 func (in Inputs) peers(allowed [][]netip.Prefix) []Peer {
 	out := make([]Peer, len(in.Snapshot.Peers))
 	for i := range in.Snapshot.Peers {
@@ -158,6 +159,7 @@ func (in Inputs) peers(allowed [][]netip.Prefix) []Peer {
 		}
 		o.Endpoint, o.Keepalive = in.endpoint(p), time.Duration(p.PersistentKeepalive)*time.Second
 	}
+	slices.SortFunc(out, func(a, b Peer) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
