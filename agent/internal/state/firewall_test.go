@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 )
@@ -363,5 +364,21 @@ func TestSources(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {
 		t.Errorf("firewall (-want +got):\n%s", d)
+	}
+}
+
+func TestByAddress(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	for _, mask := range []uint64{0, 0xff << 32, 0xffff << 32, 0xff00ff << 32, 0xffffffff << 32} {
+		for _, n := range []int{0, 1, 2, 1000} {
+			numbers := make([]uint64, n)
+			for i := range numbers {
+				numbers[i] = 10<<56&^mask | random.Uint64()&mask | uint64(i)
+			}
+			want := slices.Sorted(slices.Values(numbers))
+			if diff := cmp.Diff(want, byAddress(numbers), cmpopts.EquateEmpty()); diff != "" {
+				t.Errorf("%d that differ in %#x (-want +got):\n%s", n, mask, diff)
+			}
+		}
 	}
 }
