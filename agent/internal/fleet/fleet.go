@@ -108,7 +108,7 @@ const (
 	keyLasts = time.Minute
 	// watchRest is how long to leave the kernel alone after it was told of indices: each
 	// time costs as much as hundreds of indices at once.
-	watchRest = 10 * time.Millisecond
+	watchRest = 20 * time.Millisecond
 	// sendRest is how long to wait with the next message after one: where many peers come
 	// at once, one message tells of several.
 	sendRest = 2 * time.Millisecond
@@ -140,9 +140,14 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	f.Configure(o.Initial)
 	f.remember()
 	f.queue = &memberlist.TransmitLimitedQueue{NumNodes: f.replicas, RetransmitMult: sessionRetransmits}
-	if f.list, err = memberlist.Create(f.config()); err != nil {
+	network, err := listenAt(o.Address)
+	if err != nil {
 		stop()
 		return nil, fmt.Errorf("fleet: listening on %s: %w", o.Address, err)
+	}
+	if f.list, err = memberlist.Create(f.config(network)); err != nil {
+		stop()
+		return nil, errors.Join(fmt.Errorf("fleet: %w", err), network.Shutdown())
 	}
 	first, cancel := context.WithTimeout(ctx, joinWithin)
 	_ = f.join(first) // again and again, see keepJoining

@@ -53,9 +53,10 @@ type meta struct {
 	LinkPort uint16     `json:"linkPort,omitempty"`
 }
 
-func (f *Fleet) config() *memberlist.Config {
+func (f *Fleet) config(network memberlist.Transport) *memberlist.Config {
 	c := memberlist.DefaultLANConfig()
 	c.Name = f.options.Name
+	c.Transport = network
 	c.BindAddr, c.BindPort = f.options.Address.Addr().String(), int(f.options.Address.Port())
 	c.AdvertiseAddr, c.AdvertisePort = c.BindAddr, c.BindPort
 	c.Keyring = f.ring

@@ -28,7 +28,7 @@ const (
 	memoryMost = 1 << 20
 	// memoryRest is how long to wait between two writings at least, and memoryShare what
 	// they may cost: one part of so many of a processor.
-	memoryRest  = 100 * time.Millisecond
+	memoryRest  = 200 * time.Millisecond
 	memoryShare = 50
 )
 

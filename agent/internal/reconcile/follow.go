@@ -31,7 +31,7 @@ const followShare = 5
 // other replicas. Where a replica leaves, hundreds move within a moment, and to take up
 // many at once costs hardly more than one: time that those who wait for a handshake need.
 func followRest(took time.Duration) time.Duration {
-	return min(max((followShare-1)*took, 5*time.Millisecond), 50*time.Millisecond)
+	return min(max((followShare-1)*took, 15*time.Millisecond), 50*time.Millisecond)
 }
 
 // follower says when to look. Its zero value has nothing to look for.
@@ -97,9 +97,9 @@ func (r *Reconciler) watchSessions(ctx context.Context) (ran bool) {
 	return false
 }
 
-// follow takes up which peers have moved, to the other tunnel or to another replica,
-// and looks at nothing else: a whole run takes many times as long, and where many clients move at once, all of
-// them wait for it. Where it returns false, a whole run is to do it.
+// follow takes up which peers have moved, to the other tunnel or to another replica, and
+// looks at nothing else: a whole run takes many times as long, and where many clients move
+// at once, all of them wait for it. Where it returns false, a whole run is to do it.
 func (r *Reconciler) follow() bool {
 	if r.applied == nil || r.runError != nil || r.secondError != nil || r.tableInDoubt {
 		return false

@@ -156,7 +156,7 @@ func TestCallsComeFirst(t *testing.T) {
 
 func TestFollowRest(t *testing.T) {
 	for _, tt := range []struct{ took, want time.Duration }{
-		{0, 5 * time.Millisecond}, {3 * time.Millisecond, 12 * time.Millisecond}, {time.Second, 50 * time.Millisecond},
+		{0, 15 * time.Millisecond}, {5 * time.Millisecond, 20 * time.Millisecond}, {time.Second, 50 * time.Millisecond},
 	} {
 		if got := followRest(tt.took); got != tt.want {
 			t.Errorf("after %v it rests for %v, want %v", tt.took, got, tt.want)
