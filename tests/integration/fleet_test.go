@@ -3,6 +3,8 @@ package integration
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +54,12 @@ func newSquad(t *testing.T, n int, plan netns.Plan, c gateway.Config) *squad {
 // grow adds a replica, and takes it into service once it is ready.
 func (s *squad) grow(t *testing.T) *gateway.Gateway {
 	t.Helper()
-	s.replicas = append(s.replicas, startGateway(t, s.Topology, s.options))
+	o := s.options
+	o.LogDir = filepath.Join(testenv.Artifacts(t), fmt.Sprintf("replica-%d", len(s.replicas))) // each has its own to say
+	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.replicas = append(s.replicas, startGateway(t, s.Topology, o))
 	s.balancer.Add(s.pod(len(s.replicas) - 1))
 	return s.replicas[len(s.replicas)-1]
 }
