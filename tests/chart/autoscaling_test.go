@@ -2,6 +2,7 @@ package chart
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -402,6 +403,50 @@ func TestAPIServices(t *testing.T) {
 		if diff := cmp.Diff([]string{"v1beta1", "v1beta2"}, versions); diff != "" {
 			t.Errorf("versions (-want +got):\n%s", diff)
 		}
+	}
+}
+
+// What KEDA is told to read is there: the agent answers with that document, by its own
+// test, at the Service's port that leads to it.
+func TestScaledObjectReadsTheFleet(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "agent", "internal", "telemetry", "testdata", "fleet.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document map[string]any
+	if err := json.Unmarshal(text, &document); err != nil {
+		t.Fatal(err)
+	}
+	r := render(t, "{namespaceOverride: vpn, "+scaled("keda", "")+", ports: {http: 8088}}")
+	var object struct {
+		Spec struct {
+			Triggers []struct{ Metadata map[string]string }
+		}
+	}
+	for _, o := range r.Objects {
+		if o.Kind == "ScaledObject" {
+			if err := yaml.Unmarshal(o.YAML, &object); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if len(object.Spec.Triggers) != 1 {
+		t.Fatalf("triggers: %+v, want one", object.Spec.Triggers)
+	}
+	told := object.Spec.Triggers[0].Metadata
+	// A name without dots: KEDA takes others for a path (GJSON).
+	if value, ok := document[told["valueLocation"]].(float64); !ok || value != 5 {
+		t.Errorf("valueLocation %q is %v of what the agent answers, want the 5 peers of all replicas:\n%s", told["valueLocation"], document[told["valueLocation"]], text)
+	}
+	service := get[*corev1.Service](t, r, "vpn-gateway-http")
+	if want := fmt.Sprintf("http://%s.%s.svc:%d/fleet", service.Name, service.Namespace, service.Spec.Ports[0].Port); told["url"] != want {
+		t.Errorf("url %q, want %q", told["url"], want)
+	}
+	deployment := get[*appsv1.Deployment](t, r, "vpn-gateway")
+	ports := deployment.Spec.Template.Spec.Containers[0].Ports
+	i := slices.IndexFunc(ports, func(p corev1.ContainerPort) bool { return p.Name == service.Spec.Ports[0].TargetPort.StrVal })
+	if i < 0 || !slices.Contains(deployment.Spec.Template.Spec.Containers[0].Args, fmt.Sprintf("--http-address=:%d", ports[i].ContainerPort)) {
+		t.Errorf("port %v of the Service is none at which the agent answers: %v", service.Spec.Ports[0].TargetPort, ports)
 	}
 }
 

@@ -3,12 +3,16 @@ package integration
 import (
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/gateway"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/netns"
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/stream"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/testenv"
 	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/wgclient"
 )
@@ -52,7 +56,12 @@ func newSquad(t *testing.T, n int, plan netns.Plan, c gateway.Config) *squad {
 // grow adds a replica, and takes it into service once it is ready.
 func (s *squad) grow(t *testing.T) *gateway.Gateway {
 	t.Helper()
-	s.replicas = append(s.replicas, startGateway(t, s.Topology, s.options))
+	o := s.options
+	o.LogDir = filepath.Join(testenv.Artifacts(t), fmt.Sprintf("replica-%d", len(s.replicas))) // each has its own to say
+	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.replicas = append(s.replicas, startGateway(t, s.Topology, o))
 	s.balancer.Add(s.pod(len(s.replicas) - 1))
 	return s.replicas[len(s.replicas)-1]
 }
@@ -105,8 +114,52 @@ func (s *squad) behindNAT(t *testing.T, client int) {
 // after 5 s.
 const pastSecondHandshake = 6 * time.Second
 
-// What a move may cost: packets, at 100 a second.
-const movePackets = 5
+// costs bound what moves may cost a stream of 100 packets a second. Without adoption each
+// would cost 1,500, of WireGuard's own 15 s.
+type costs struct {
+	// typical is for the median, and for all that is lost beside the moves.
+	typical uint64
+	most    uint64 // for a single one, on a machine that other tests keep busy
+}
+
+// moveCosts are those of wireguard-go, and emulatedCosts where the processor may be an
+// emulated one.
+func moveCosts() costs     { return costs{typical: 5, most: 50} }
+func emulatedCosts() costs { return costs{typical: 50, most: 200} }
+
+// moves counts what each of several moves costs a stream.
+type moves struct {
+	costs
+	flow *stream.Stream
+	lost []uint64
+}
+
+// note takes a move that began when the stream had sent so many packets. The last second
+// is not known yet.
+func (m *moves) note(t *testing.T, what string, before uint64) {
+	t.Helper()
+	lost, outage := m.flow.Loss(before)
+	m.lost = append(m.lost, lost)
+	t.Logf("%s: %d packets lost, outage %s", what, lost, outage)
+	if lost > m.most {
+		t.Errorf("%s: %d packets lost, outage %s; want %d packets at most", what, lost, outage, m.most)
+	}
+}
+
+// stop ends the stream, and looks at all moves together.
+func (m *moves) stop(t *testing.T) {
+	t.Helper()
+	r := m.flow.Stop(time.Second)
+	slices.Sort(m.lost)
+	median, besides := m.lost[len(m.lost)/2], r.Lost
+	for _, n := range m.lost {
+		besides -= min(n, besides) // some may have come later
+	}
+	t.Logf("%d moves: %s, longest outage %s", len(m.lost), r, r.LongestLoss)
+	if median > m.typical || besides > m.typical {
+		t.Errorf("%d moves: %d packets lost in half of them or more, %d beside them; want %d each at most", len(m.lost), median, besides, m.typical)
+	}
+}
 
 // TestMovedFlow sends a stock client's packets to one replica after the other, as a
 // load balancer does that has changed its mind. By itself WireGuard takes 15 s for it.
@@ -116,31 +169,80 @@ func TestMovedFlow(t *testing.T) {
 }
 
 func testMovedFlow(t *testing.T, dataPlane string, kernelClient bool) {
-	alice := newPerson(t, "alice", "10.8.0.2")
-	s := newSquad(t, 3, netns.Plan{Clients: 1}, gateway.Config{Values: "server: {dataPlane: " + dataPlane + "}", Peers: []gateway.Peer{alice.entry()}})
+	alice, bob := newPerson(t, "alice", "10.8.0.2"), newPerson(t, "bob", "10.8.0.3")
+	s := newSquad(t, 3, netns.Plan{Clients: 2}, gateway.Config{
+		Values: "server: {dataPlane: " + dataPlane + "}", Peers: []gateway.Peer{alice.entry(), bob.entry()},
+	})
 	s.kernelClients = kernelClient
 	s.behindNAT(t, 0)
 	target := s.echo(t).Addr()
 	s.send(t, 0, 0)
 	alice.connect(t, s.world, 0, "10.0.0.0/8")
 	flow := startStream(t, s.Clients[0], target, 100)
+	his := s.connectToPod(t, bob, 1, 0)
+	hisFlow := startStream(t, s.Clients[1], target, 100)
 	time.Sleep(pastSecondHandshake)
-	const moves = 6
-	for i := range moves {
+	m := moves{costs: moveCosts(), flow: flow}
+	if kernelClient {
+		m.costs = emulatedCosts()
+	}
+	const times = 6
+	for i := range times {
+		before := flow.Sent()
 		s.send(t, 0, (i+1)%len(s.replicas))
 		await(t, flow, 150)
+		m.note(t, fmt.Sprintf("move %d", i), before)
 	}
-	r := flow.Stop(time.Second)
-	t.Logf("%d moves: %s, longest outage %s", moves, r, r.LongestLoss)
-	packets, outage := uint64(movePackets*moves), leastOutage
-	if kernelClient { // whose processor may be an emulated one
-		packets, outage = r.Sent, 5*leastOutage
+	m.stop(t)
+	if n := s.adoptions(t); n < times {
+		t.Errorf("replicas adopted the client %d times, want %d at least", n, times)
 	}
-	if r.Lost > packets || r.LongestLoss > outage {
-		t.Errorf("%d moves: %s, longest outage %s; want %d packets and %s at most", moves, r, r.LongestLoss, packets, outage)
+	t.Run("by the client itself", func(t *testing.T) { testBalancesItself(t, s, bob, his, moves{costs: m.costs, flow: hisFlow}) })
+}
+
+// connectToPod brings a client up that sends to a replica's own address, as one that needs
+// no load balancer.
+func (s *squad) connectToPod(t *testing.T, p person, machine, replica int) *wgclient.Client {
+	t.Helper()
+	// Where Pod addresses are routed. The tunnel has to be clear of them.
+	if err := s.Internet.AddRoute(netns.Route{To: netip.PrefixFrom(s.PodIP(0), 24), Via: netip.MustParseAddr("192.0.2.2")}); err != nil {
+		t.Fatal(err)
 	}
-	if n := s.adoptions(t); n < moves {
-		t.Errorf("replicas adopted the client %d times, want %d at least", n, moves)
+	file := p.file(s.Gateway, netip.PrefixFrom(s.ServiceIP(), 24).Masked().String())
+	file.Peers[0].Endpoint = s.pod(replica).String()
+	return wgclient.ForTest(t, file, wgclient.Options{NS: s.Clients[machine], Kernel: s.kernelClients})
+}
+
+// testBalancesItself has the client of replica 0 send to the others, one after the other, by
+// nothing but another endpoint.
+func testBalancesItself(t *testing.T, s *squad, p person, client *wgclient.Client, m moves) {
+	wantHolder(t, s, p, 0)
+	for _, replica := range []int{1, 2} {
+		before, to := m.flow.Sent(), s.pod(replica).String()
+		// An answer of its former replica that is under way draws it back, and then it has
+		// to say so again.
+		eventually(t, "the client", func() string {
+			if s.holder(t, p) == replica {
+				return ""
+			}
+			out, err := client.Run("show", client.Interface(), "endpoints")
+			if err == nil && !strings.HasSuffix(out, "\t"+to) {
+				_, err = client.Run("set", client.Interface(), "peer", s.PublicKey(), "endpoint", to)
+			}
+			return fmt.Sprintf("sends to %s, want %s: %v", out, to, err)
+		})
+		await(t, m.flow, 150)
+		m.note(t, "to "+to, before)
+		wantHolder(t, s, p, replica)
+	}
+	m.stop(t)
+}
+
+// wantHolder checks that a replica has a client's newest session, and no other.
+func wantHolder(t *testing.T, s *squad, p person, want int) {
+	t.Helper()
+	if at := s.holder(t, p); at != want {
+		t.Errorf("replica %d has the session of %s, want %d", at, p.name, want)
 	}
 }
 
@@ -158,19 +260,21 @@ func TestFlapping(t *testing.T) {
 	s := newSquad(t, 2, netns.Plan{Clients: 1}, gateway.Config{Peers: []gateway.Peer{alice.entry()}})
 	target := s.echo(t).Addr()
 	s.send(t, 0, 0)
+	// Else it follows what its former holder sends last, off the load balancer, and no move
+	// after the first one moves it.
+	s.behindNAT(t, 0)
 	alice.connect(t, s.world, 0, "10.0.0.0/8")
 	flow := startStream(t, s.Clients[0], target, 100)
 	time.Sleep(pastSecondHandshake)
-	const moves = 6
-	for i := range moves {
+	m := moves{costs: moveCosts(), flow: flow}
+	for i := range 6 {
+		before := flow.Sent()
 		s.send(t, 0, (i+1)%2)
 		time.Sleep(3 * time.Second)
+		m.note(t, fmt.Sprintf("move %d", i), before)
+		wantHolder(t, s, alice, (i+1)%2)
 	}
-	r := flow.Stop(time.Second)
-	t.Logf("%d moves, one every 3 s: %s, longest outage %s", moves, r, r.LongestLoss)
-	if r.Lost > movePackets*moves || r.LongestLoss > leastOutage {
-		t.Errorf("%d moves: %s, longest outage %s", moves, r, r.LongestLoss)
-	}
+	m.stop(t)
 }
 
 // TestIdleClientMoves has no packet under way when the flow moves: the client's next

@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,9 +19,11 @@ import (
 func TestPassedOn(t *testing.T) {
 	alice, bob := newPerson(t, "alice", "10.8.0.2"), newPerson(t, "bob", "10.8.0.3")
 	need(t)
+	site := bob.entry()
+	site.AllowedIPs = []string{"192.168.50.0/24"}
 	s := newSquad(t, 3, netns.Plan{Clients: 2}, gateway.Config{
 		Values: "routing: {peerToPeer: true, allowedDestinations: [{cidr: 10.0.0.0/8}]}",
-		Peers:  []gateway.Peer{alice.entry(), bob.entry()},
+		Peers:  []gateway.Peer{alice.entry(), site},
 	})
 	s.send(t, 0, 0)
 	s.send(t, 1, 1)
@@ -51,27 +56,115 @@ func TestPassedOn(t *testing.T) {
 	// not reached any more, nobody could know.
 	own := startStream(t, s.Clients[0], target, 100)
 	flow := startStream(t, s.Service, at["alice"].Addr(), 100)
-	const moves = 6
-	for i := range moves {
+	m := moves{costs: moveCosts(), flow: flow}
+	for i := range 6 {
+		before := flow.Sent()
 		s.send(t, 0, (i+1)%len(s.replicas))
 		await(t, flow, 150)
-		if at := s.holder(t, alice); at != (i+1)%len(s.replicas) {
-			t.Errorf("move %d: replica %d has the newest session, want %d", i, at, (i+1)%len(s.replicas))
+		m.note(t, fmt.Sprintf("move %d", i), before)
+		wantHolder(t, s, alice, (i+1)%len(s.replicas))
+	}
+	m.stop(t)
+	t.Logf("her own flow: %s", own.Stop(time.Second))
+	wantOneSender(t, "the client", at["alice"], s.PodIP(0)) // which the packets come in by
+
+	c := s.options.Config
+	c.Values = strings.Replace(c.Values, "peerToPeer: true", "masquerade: false", 1)
+	for _, g := range s.replicas {
+		if err := g.Reload(t.Context(), c); err != nil {
+			t.Fatal(err)
 		}
 	}
-	r := flow.Stop(time.Second)
-	t.Logf("%d moves: %s, longest outage %s; her own flow: %s", moves, r, r.LongestLoss, own.Stop(time.Second))
-	for from := range at["alice"].Senders() {
-		if from.Addr() != s.PodIP(0) {
-			t.Errorf("the client sees %s, want the replica that the packets come in by, %s", from.Addr(), s.PodIP(0))
+	t.Run("a site, not masqueraded", func(t *testing.T) { testSitePassedOn(t, s, bob) })
+}
+
+// testSitePassedOn has a network behind bob, the client of one of three replicas, and no
+// masquerading. What the cluster opens comes in by one replica, wherever the site is. What
+// the site opens is answered by way of its holder, as the cluster's network has to see to.
+func testSitePassedOn(t *testing.T, s *squad, bob person) {
+	network := netip.MustParsePrefix("192.168.50.0/24")
+	caller, server := netip.MustParseAddr("192.168.50.8"), netip.MustParseAddr("192.168.50.7")
+	host := s.lan(t, 1, netip.PrefixFrom(caller, network.Bits()), netip.PrefixFrom(server, network.Bits()))
+	s.behindNAT(t, 1)
+	// What a cluster's network would do for it: the site is by one replica, but who calls
+	// from there is where its holder is.
+	const door = 0
+	place := func(replica int) {
+		s.send(t, 1, replica)
+		if err := s.Node.AddRoute(netns.Route{To: netip.PrefixFrom(caller, caller.BitLen()), Via: s.PodIP(replica)}); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if len(at["alice"].Senders()) > 1 {
-		t.Errorf("the client sees one flow as %v", at["alice"].Senders())
+	place(1)
+	if err := s.Node.AddRoute(netns.Route{To: network, Via: s.PodIP(door)}); err != nil {
+		t.Fatal(err)
 	}
-	if r.Lost > movePackets*moves || r.LongestLoss > leastOutage {
-		t.Errorf("%d moves: %s, longest outage %s; want %d packets and %s each at most", moves, r, r.LongestLoss, movePackets, leastOutage)
+	inSite, err := stream.ListenEcho(host, netip.AddrPortFrom(server, 0))
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = inSite.Close() })
+	inCluster := s.echo(t)
+	out := startStream(t, host, inCluster.Addr(), 100)
+	in := startStream(t, s.Service, inSite.Addr(), 100)
+	await(t, in, 100)
+	wantHolder(t, s, bob, 1)
+	serveWhoami(t, host, netip.AddrPortFrom(server, 80))
+	serveWhoami(t, s.Service, netip.AddrPortFrom(s.ServiceIP(), 80))
+	inward, outward := moves{costs: moveCosts(), flow: in}, moves{costs: moveCosts(), flow: out}
+	for _, move := range []struct {
+		to   int
+		seen netip.Addr // whom the site takes new callers from the cluster for
+	}{{2, s.PodIP(door)}, {door, s.ServiceIP()}, {1, s.PodIP(door)}} {
+		sentIn, sentOut := in.Sent(), out.Sent()
+		place(move.to)
+		await(t, in, 100)
+		await(t, out, 50)
+		inward.note(t, fmt.Sprintf("cluster → site at replica %d", move.to), sentIn)
+		outward.note(t, fmt.Sprintf("site at replica %d → cluster", move.to), sentOut)
+		wantHolder(t, s, bob, move.to)
+		if outcome, seen := flow(t, s.Service, "tcp", netip.AddrPortFrom(server, 80)); outcome != passed || seen != move.seen {
+			t.Errorf("cluster → site at replica %d: %s as %s, want as %s", move.to, outcome, seen, move.seen)
+		}
+		if outcome, seen := flow(t, host, "tcp", netip.AddrPortFrom(s.ServiceIP(), 80)); outcome != passed || seen != caller {
+			t.Errorf("site at replica %d → cluster: %s as %s, want as %s", move.to, outcome, seen, caller)
+		}
+	}
+	inward.stop(t)
+	outward.stop(t)
+	wantOneSender(t, "the site", inSite, s.PodIP(door))
+	wantOneSender(t, "the cluster", inCluster, caller)
+}
+
+// wantOneSender checks that an echo has seen one flow, from an address.
+func wantOneSender(t *testing.T, who string, e *stream.Echo, want netip.Addr) {
+	t.Helper()
+	senders := e.Senders()
+	if len(senders) != 1 {
+		t.Errorf("%s sees one flow as %v", who, senders)
+	}
+	for from := range senders {
+		if from.Addr() != want {
+			t.Errorf("%s sees %s, want %s", who, from.Addr(), want)
+		}
+	}
+}
+
+// lan puts a machine with addresses behind a client, which becomes the router to it. The
+// machine calls from the first one.
+func (w *world) lan(t *testing.T, client int, addresses ...netip.Prefix) *netns.NS {
+	t.Helper()
+	host, router := netns.ForTest(t), addresses[0].Masked().Addr().Next()
+	err := errors.Join(
+		netns.Veth(
+			netns.End{NS: host, Interface: netns.UplinkInterface, Addresses: addresses},
+			netns.End{NS: w.Clients[client], Interface: "lan", Addresses: []netip.Prefix{netip.PrefixFrom(router, addresses[0].Bits())}}, 0),
+		host.AddRoute(netns.DefaultRoute(router)),
+		w.Clients[client].Forward())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return host
 }
 
 // holder is the replica that knows where a client is; -1 for none, or several.

@@ -113,7 +113,7 @@ func handlerOf(t testing.TB, s Status, onDevice map[key.Public]state.ObservedPee
 			}
 			return state.Each(onDevice)(visit)
 		},
-		Registry: reg, Log: quiet(),
+		Registry: reg, Log: quiet(), Fleet: fakeFleet,
 	})}
 }
 

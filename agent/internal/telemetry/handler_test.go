@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +104,12 @@ func TestPaths(t *testing.T) {
 	status, onDevice := running()
 	status.DataPlaneReason = "no module"
 	up, starting := handlerOf(t, status, onDevice, nil), handlerOf(t, Status{}, nil, nil)
+	alone := NewHandler(Options{Status: func() Status { return status }, Registry: NewRegistry(), Log: quiet()})
+	// Autoscalers read it by the names of its fields, see tests/chart.
+	fleetJSON, err := os.ReadFile(filepath.Join("testdata", "fleet.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name, method, path string
 		handler            http.Handler
@@ -115,6 +123,10 @@ func TestPaths(t *testing.T) {
 		{"starting", "GET", "/readyz", starting, 503, "application/json", emptyJSON},
 		{"starting, head", "HEAD", "/readyz", starting, 503, "application/json", ""},
 		{"metrics, head", "HEAD", "/metrics", up, 200, contentType, ""},
+		{"fleet", "GET", "/fleet", up, 200, "application/json", string(fleetJSON)},
+		{"fleet, head", "HEAD", "/fleet", up, 200, "application/json", ""},
+		{"fleet, post", "POST", "/fleet", up, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
+		{"no fleet", "GET", "/fleet", alone, 404, "text/plain; charset=utf-8", "404 page not found\n"},
 		{"post", "POST", "/readyz", up, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"delete", "DELETE", "/metrics", up, 405, "text/plain; charset=utf-8", "Method Not Allowed\n"},
 		{"elsewhere", "GET", "/", up, 404, "text/plain; charset=utf-8", "404 page not found\n"},

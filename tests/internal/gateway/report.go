@@ -186,7 +186,7 @@ func (g *Gateway) Device() (wgdevice.Device, error) {
 // What is no JSON, such as a last word on standard error, is a line with the
 // text as msg.
 func (g *Gateway) Log() ([]LogLine, error) {
-	text, err := os.ReadFile(g.Container().LogPath())
+	text, err := g.Container().Log()
 	if err != nil {
 		return nil, err
 	}

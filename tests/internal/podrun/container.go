@@ -21,6 +21,9 @@ type Container struct {
 	pod  *Pod
 	spec corev1.Container
 	log  string
+	// before is how long the log was before the first start: earlier runs may have left
+	// something there.
+	before int64
 
 	mu      sync.Mutex
 	process *netns.Process
@@ -106,8 +109,18 @@ func exitOf(err error) Exit {
 // Name returns the container's name.
 func (c *Container) Name() string { return c.spec.Name }
 
-// LogPath returns the file that the container writes its output to.
+// LogPath returns the file that the container writes its output to. There may be more in
+// it, of others and of earlier runs.
 func (c *Container) LogPath() string { return c.log }
+
+// Log returns what was written to the file since the container's first start.
+func (c *Container) Log() ([]byte, error) {
+	content, err := os.ReadFile(c.log)
+	if err != nil {
+		return nil, err
+	}
+	return content[min(c.before, int64(len(content))):], nil
+}
 
 // PID returns the ID of the container's process as this process sees it.
 func (c *Container) PID() int { return c.current().PID() }

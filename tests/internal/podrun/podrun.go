@@ -181,6 +181,9 @@ func (p *Pod) start(ctx context.Context) (err error) {
 
 func (p *Pod) startContainer(spec corev1.Container) (*Container, error) {
 	c := &Container{pod: p, spec: spec, log: path.Join(p.options.LogDir, spec.Name+".log")}
+	if left, err := os.Stat(c.log); err == nil {
+		c.before = left.Size()
+	}
 	if err := c.Start(); err != nil {
 		return nil, err
 	}

@@ -72,10 +72,16 @@ func secret(data map[string]string) *corev1.Secret {
 
 func startPod(t *testing.T, spec corev1.PodSpec, objects ...runtime.Object) *Pod {
 	t.Helper()
+	return startPodIn(t, "", spec, objects...)
+}
+
+// startPodIn has the logs in a directory; "": in t's artifacts.
+func startPodIn(t *testing.T, logs string, spec corev1.PodSpec, objects ...runtime.Object) *Pod {
+	t.Helper()
 	testenv.Need(t, testenv.Root(), testenv.NetNS())
 	return ForTest(t, Options{
 		Name: "app-0", Spec: spec, Objects: objects, Image: selfImage(t),
-		Network: netns.ForTest(t), IP: netip.MustParseAddr("127.0.0.1"),
+		Network: netns.ForTest(t), IP: netip.MustParseAddr("127.0.0.1"), LogDir: logs,
 	})
 }
 
@@ -260,7 +266,11 @@ func TestUpdate(t *testing.T) {
 }
 
 func TestRestart(t *testing.T) {
-	p := startPod(t, testSpec("--stubborn"), configMap(map[string]string{"ready": "1"}), secret(map[string]string{"made": "k"}))
+	logs := t.TempDir()
+	if err := os.WriteFile(filepath.Join(logs, "app.log"), []byte("serving\n"), 0o600); err != nil { // of an earlier run
+		t.Fatal(err)
+	}
+	p := startPodIn(t, logs, testSpec("--stubborn"), configMap(map[string]string{"ready": "1"}), secret(map[string]string{"made": "k"}))
 	waitReady(t, p)
 	c := p.Container("app")
 	if err := ask(t, p, "/write?path=/var/run/app/left", new(string)); err != nil {
@@ -299,12 +309,12 @@ func TestRestart(t *testing.T) {
 	if err != nil || exit.Signal != syscall.SIGKILL {
 		t.Errorf("Terminate = %s, %v, want SIGKILL after the grace period", exit, err)
 	}
-	log, err := os.ReadFile(c.LogPath())
+	log, err := c.Log()
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := strings.Count(string(log), "serving\n"); n != 2 {
-		t.Errorf("the log has %d starts, want both: %s", n, log)
+		t.Errorf("the log has %d starts, want both of this Pod: %s", n, log)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +73,16 @@ func TestAsk(t *testing.T) {
 				}
 			},
 			map[string]int64{"a": 40, "b": 7}, nil,
+		},
+		"as the agent writes it": { // by its own test
+			func(t *testing.T) []Replica {
+				text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "internal", "telemetry", "testdata", "fleet.json"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return []Replica{serve(t, "a", answering(string(text))), gone(t, "b"), gone(t, "c")}
+			},
+			map[string]int64{"a": 4, "b": 1}, []string{"b", "c"},
 		},
 		"one is gone and its siblings know it, the highest figure counts": {
 			func(t *testing.T) []Replica {
