@@ -11,6 +11,8 @@ const (
 	// A packet of one index is told of at least so often, and so is a call repeated as
 	// soon as it is due.
 	maxTold = time.Second / toldEach
+	// reminded is for how long a replica tells a client that has come of its session.
+	reminded = 250 * time.Millisecond
 	// rekeyLate is when WireGuard repeats an initiation, with its jitter; native is when it
 	// begins a handshake by itself where nothing comes back.
 	rekeyLate = rekeyTimeout + 333*time.Millisecond
@@ -132,9 +134,10 @@ func (o outage) most(c simConfig) time.Duration {
 	if o.refused > 0 {
 		// Until the clock of who calls has caught up, and then as long again at most, since the time
 		// between two calls doubles; or until the client begins by itself, which the call of
-		// a former holder may put off once.
+		// a former holder may put off once, and its last reminder, which the client
+		// hears after it has left, by a moment.
 		caughtUp := 2*c.skew + max(firstRetry, 2*c.skew) + maxTold
-		most += min(caughtUp, min(last, native)+native)
+		most += min(caughtUp, min(last, native)+native+reminded)
 	}
 	if o.unheard > 0 {
 		most = max(most, o.unheard-o.since+rekeyLate+maxMove+streamEvery)

@@ -137,12 +137,10 @@ func (w *world) check() {
 	w.after(5*time.Second, w.check)
 }
 
-// TestDay plays a day of failures.
-func TestDay(t *testing.T) {
-	day := 24 * time.Hour
-	if testing.Short() {
-		day = 2 * time.Hour
-	}
+// newSimulation is a world of 100 clients, of SIMULATION_SEED and traced as
+// SIMULATION_TRACE says.
+func newSimulation(t *testing.T, c simConfig) *world {
+	t.Helper()
 	seed := uint64(1) // 1 to 8 were played; continuous integration has time for one
 	if s := os.Getenv("SIMULATION_SEED"); s != "" {
 		var err error
@@ -151,13 +149,23 @@ func TestDay(t *testing.T) {
 		}
 	}
 	t.Logf("SIMULATION_SEED=%d", seed)
-	w := newWorld(seed, simConfig{detectLeast: 800 * time.Millisecond, detectMost: 2 * time.Second, skew: 100 * time.Millisecond, loss: 0.001}, 100)
+	w := newWorld(seed, c, 100)
 	w.t = t
 	if v := strings.Split(os.Getenv("SIMULATION_TRACE"), ","); len(v) == 3 {
 		w.traced = v[0]
 		w.tracedFrom, _ = time.ParseDuration(v[1])
 		w.tracedTo, _ = time.ParseDuration(v[2])
 	}
+	return w
+}
+
+// TestDay plays a day of failures.
+func TestDay(t *testing.T) {
+	day := 24 * time.Hour
+	if testing.Short() {
+		day = 2 * time.Hour
+	}
+	w := newSimulation(t, simConfig{detectLeast: 800 * time.Millisecond, detectMost: 2 * time.Second, skew: 100 * time.Millisecond, loss: 0.001})
 	w.after(20*time.Second, w.trouble)
 	w.after(5*time.Second, w.moveSomebody)
 	w.run(day)
@@ -169,8 +177,7 @@ func TestDay(t *testing.T) {
 // A client takes no initiation that is older than the last one, by the clock of who
 // sent it: where the adopter is behind, WireGuard's own timers have to do.
 func TestClocksApart(t *testing.T) {
-	const seed = 1
-	w := newWorld(seed, simConfig{detectLeast: 800 * time.Millisecond, detectMost: 2 * time.Second, skew: 30 * time.Second}, 100)
+	w := newSimulation(t, simConfig{detectLeast: 800 * time.Millisecond, detectMost: 2 * time.Second, skew: 30 * time.Second})
 	w.after(5*time.Second, w.moveSomebody)
 	w.run(time.Hour)
 	w.quiet(t)
