@@ -19,7 +19,7 @@ const (
 	// second initiation within 20 ms (INITIATIONS_PER_SECOND, drivers/net/wireguard/messages.h,
 	// HandshakeInitationRate of wireguard-go), and may have answered the one that it left.
 	soonest   = 60 * time.Millisecond
-	timesTook = 4
+	timesTook = 2
 	// longestTurn is for how long at most a call has a peer for itself. Another one to
 	// another address would undo what it began.
 	longestTurn = time.Second
@@ -139,7 +139,7 @@ func (r *Replica) repeat(s started, c *calling, now time.Time, e *Effects) {
 // Answered notes that a response to a handshake of ours has come in.
 func (r *Replica) Answered(index uint32, now time.Time) {
 	s, ok := r.started.byIndex[index]
-	if !ok || s.answer {
+	if !ok || s.answer || s.undone {
 		return
 	}
 	r.started.change(index, func(s *started) { s.answered = true })

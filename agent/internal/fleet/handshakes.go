@@ -24,7 +24,7 @@ type started struct {
 // isUnanswered reports whether a message of ours has had no response for as long as a call
 // is given.
 func (s started) isUnanswered(now time.Time) bool {
-	return !s.answer && !s.answered && now.Sub(s.at) >= callingFor
+	return !s.answer && !s.answered && !s.undone && now.Sub(s.at) >= callingFor
 }
 
 // handshakes are those that are not confirmed, by our index.

@@ -132,7 +132,7 @@ func (r *Replica) unproven(m Reminder, now time.Time) (e Effects) {
 	s, ok := r.started.byIndex[m.Index]
 	p, isConfigured := r.peers[m.Peer]
 	switch c := r.calls[m.Peer]; {
-	case !ok || !isConfigured || s.peer != m.Peer:
+	case !ok || !isConfigured || s.peer != m.Peer || s.undone && !s.answer:
 	case s.answer:
 		if s.used && !s.undone { // it is given something to say
 			e.Calls = []Call{{Peer: p.PublicKey, Port: s.port, Nudge: true}}

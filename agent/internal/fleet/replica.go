@@ -200,15 +200,12 @@ func (r *Replica) Started(index uint32, peer key.Public, answer bool, now time.T
 }
 
 // undo notes that the device forgets a peer, and with it the handshakes that are not
-// confirmed yet. What the peer answers to ours leads to nothing any more; but it will
-// send by the session of one that it began itself.
+// confirmed yet. What the peer answers to ours leads to nothing any more. But it will send
+// by the session of one that it began itself, and it may do so by one that was complete
+// just before.
 func (r *Replica) undo(id PeerID) {
-	for index, s := range r.started.with(id) {
-		if s.answer {
-			r.started.change(index, func(s *started) { s.undone = true })
-		} else {
-			r.started.drop(index)
-		}
+	for index := range r.started.with(id) {
+		r.started.change(index, func(s *started) { s.undone = true })
 	}
 }
 
@@ -265,8 +262,15 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 }
 
 // confirmedUndone notes that the peer has a session with us that we have lost: whoever
-// gets its packets, we or a sibling, has to call it.
+// gets its packets, we or a sibling, has to call it. Of a call of ours that is but a hint:
+// the index stood in it in clear.
 func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e Effects) {
+	if !began.answer {
+		s := r.hintOf(index, began)
+		e.Publish = []Session{s}
+		r.hint(s, now, &e)
+		return e
+	}
 	s := r.sessionOf(index, began, now)
 	if news, _ := r.add(s, &e); news {
 		e.Publish = []Session{s}

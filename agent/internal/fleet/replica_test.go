@@ -179,8 +179,8 @@ func TestUndone(t *testing.T) {
 	b.Started(3, alice, true, tr.now)
 	tr.pass(firstRetry)
 	tr.want("called again", tr.stranger("b", 1, home), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
-	if e := b.Confirmed(2, tr.now); len(e.Publish) > 0 {
-		t.Errorf("an answer to a handshake that is undone: %+v", e)
+	if e := b.Confirmed(2, tr.now); len(e.Publish) != 1 || e.Publish[0].Seq != 0 || len(e.Strangers) != 1 {
+		t.Errorf("of an answer to a call that is undone there is but a hint: %+v", e)
 	}
 	e := b.Confirmed(3, tr.now)
 	if d := cmp.Diff([]uint32{3}, e.Strangers); d != "" {

@@ -289,7 +289,7 @@ func TestCalledAgainSoon(t *testing.T) {
 	for _, tt := range []struct {
 		took time.Duration
 		want time.Duration // 0: not before firstRetry
-	}{{0, soonest}, {20 * time.Millisecond, 80 * time.Millisecond}, {time.Second / 2, 0}} {
+	}{{0, soonest}, {16 * wireAge, 32 * wireAge}, {time.Second / 2, 0}} {
 		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
 		a, b := tr.all["a"], tr.all["b"]
 		a.Started(1, alice, false, tr.now)
@@ -309,7 +309,7 @@ func TestCalledAgainSoon(t *testing.T) {
 			}
 			continue
 		}
-		if len(m) != 1 || m[0].After.Round(time.Second/256) != tt.want.Round(time.Second/256) {
+		if len(m) != 1 || m[0].After != tt.want {
 			t.Fatalf("%s away: reminders %+v, want one after %s", tt.took, m, tt.want)
 		}
 		tr.pass(m[0].After)
