@@ -13,13 +13,6 @@ const (
 	// to call up to lastRetry.
 	firstRetry = 250 * time.Millisecond
 	lastRetry  = 5 * time.Second
-	// soonest is when at least to call once more, at once, a peer that has not answered the
-	// first call; timesTook of what its last handshake took is another bound. One that two
-	// replicas call at the same moment, because the load balancer moves it twice, takes no
-	// second initiation within 20 ms (INITIATIONS_PER_SECOND, drivers/net/wireguard/messages.h,
-	// HandshakeInitationRate of wireguard-go), and may have answered the one that it left.
-	soonest   = 60 * time.Millisecond
-	timesTook = 2
 	// longestTurn is for how long at most a call has a peer for itself. Another one to
 	// another address would undo what it began.
 	longestTurn = time.Second
@@ -50,9 +43,6 @@ type calling struct {
 	turn    time.Duration
 	calls   int
 	called  bool // and not given up
-	// soon is when the first call is repeated, after it has left; again says that it was.
-	soon  time.Duration
-	again bool
 	// answered is when a response to the last call came in, the first one.
 	answered time.Time
 	unasked  int  // calls that no packet asked for
@@ -110,30 +100,6 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 // again now would undo what it leads to; where it was made up, it costs this moment.
 func (c *calling) isAnswered(now time.Time) bool {
 	return c.calls > 0 && !c.answered.Before(c.last) && now.Sub(c.answered) < firstRetry
-}
-
-// soonAfter is when to repeat a first call to a peer that sends by a session.
-func soonAfter(s Session) time.Duration {
-	if s.Seq == 0 { // of a hint it is not known how far away the peer is
-		return firstRetry
-	}
-	return min(max(timesTook*s.Took, soonest), firstRetry)
-}
-
-// mayBeLost reports whether the last call is a first one, and so to be repeated soon.
-func (c *calling) mayBeLost() bool {
-	return c != nil && c.called && !c.again && c.calls == 1 && c.unasked == 0 && c.soon < firstRetry
-}
-
-// repeat repeats a first call that nothing has come of.
-func (r *Replica) repeat(s started, c *calling, now time.Time, e *Effects) {
-	c.again, c.last = true, now
-	for i := range c.callers {
-		if o := &c.callers[i]; o.calls > 0 {
-			o.last = now
-		}
-	}
-	r.call(s.peer, Call{Peer: r.peers[s.peer].PublicKey, Port: s.port, Endpoint: s.endpoint}, e)
 }
 
 // Answered notes that a response to a handshake of ours has come in.
@@ -232,7 +198,6 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	c := r.callingOf(s.Peer, now)
-	c.soon = soonAfter(s)
 	switch {
 	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {

@@ -99,12 +99,8 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 			r.Started(m.Index, peer, m.Type == messageTypeResp, now)
 			r.Located(m.Index, m.Port, m.Remote)
 			r.claims.note(m, now)
-			reminder := Reminder{After: hintAfter, Peer: IDOf(peer), Index: m.Index, Handshake: true}
-			if c := r.calls[reminder.Peer]; m.Type == messageTypeResp {
-				e.Reminders = []Reminder{reminder}
-			} else if c.mayBeLost() {
-				reminder.After = c.soon
-				e.Reminders = []Reminder{reminder}
+			if m.Type == messageTypeResp {
+				e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index, Handshake: true}}
 			}
 		}
 	case r.Began(m.Index) && m.Type == messageTypeResp:
@@ -140,11 +136,7 @@ func (r *Replica) unproven(m Reminder, now time.Time) (e Effects) {
 		if now.Sub(s.at) >= hintAfter {
 			e.Publish = []Session{r.hintOf(m.Index, s)}
 		}
-	case !s.answered:
-		if c.mayBeLost() {
-			r.repeat(s, c, now, &e)
-		}
-	case c != nil && c.called:
+	case s.answered && c != nil && c.called:
 		// The peer's own handshake has crossed our call, since each side has but one at a
 		// time: what it answered leads to nothing.
 		r.callAt(Session{Peer: s.peer, Port: s.port, Endpoint: s.endpoint}, now, &e)

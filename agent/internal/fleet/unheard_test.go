@@ -280,51 +280,6 @@ func TestCrossed(t *testing.T) {
 	tr.want("nothing came of it", b.Remind(e.Reminders[0], tr.now), NotRefused, call)
 }
 
-// TestCalledAgainSoon: who does not answer a first call, which has left, is called again at
-// once, for another replica may have called it within the 20 ms in which it takes no other
-// call; how soon depends on how far away it is. After that it has the usual time.
-func TestCalledAgainSoon(t *testing.T) {
-	alice := person(1)
-	call := Call{Peer: alice, Port: 51820, Endpoint: home}
-	for _, tt := range []struct {
-		took time.Duration
-		want time.Duration // 0: not before firstRetry
-	}{{0, soonest}, {16 * wireAge, 32 * wireAge}, {time.Second / 2, 0}} {
-		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
-		a, b := tr.all["a"], tr.all["b"]
-		a.Started(1, alice, false, tr.now)
-		a.Located(1, 51820, home)
-		tr.pass(tt.took)
-		b.Heard(a.Confirmed(1, tr.now).Publish, tr.now)
-		tr.pass(time.Minute)
-		tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, call)
-		whose := func([]byte, netip.AddrPort) (key.Public, bool) { return alice, true }
-		leaves := func(index uint32) []Reminder {
-			return b.Message(firewall.Message{Out: true, Type: messageTypeInit, Index: index, Port: 51820, Remote: home}, whose, tr.now).Reminders
-		}
-		m := leaves(2)
-		if tt.want == 0 {
-			if len(m) != 0 {
-				t.Errorf("%s away: repeated after %s", tt.took, m[0].After)
-			}
-			continue
-		}
-		if len(m) != 1 || m[0].After != tt.want {
-			t.Fatalf("%s away: reminders %+v, want one after %s", tt.took, m, tt.want)
-		}
-		tr.pass(m[0].After)
-		tr.want("not answered", b.Remind(m[0], tr.now), NotRefused, call)
-		tr.want("the one that is undone", b.Remind(m[0], tr.now), NotRefused)
-		if again := leaves(3); len(again) != 0 {
-			t.Errorf("it is repeated once more, after %s", again[0].After)
-		}
-		tr.pass(firstRetry - time.Millisecond)
-		tr.want("it has time", tr.stranger("b", 1, home), TooSoon)
-		tr.pass(time.Millisecond)
-		tr.want("and is called again", tr.stranger("b", 1, home), NotRefused, call)
-	}
-}
-
 // TestUnseen calls peers whose sessions the device has and nobody knows of.
 func TestUnseen(t *testing.T) {
 	alice, bob := person(1), person(2)
