@@ -133,7 +133,7 @@ func (d *device) eachPeer(visit func(*state.ObservedPeer)) error {
 }
 
 func (d *device) each(visit func(*state.ObservedPeer)) (state.ObservedDevice, error) {
-	o, err := state.ObservedDevice{}, error(fs.ErrClosed)
+	o, err := state.ObservedDevice{}, fs.ErrClosed
 	if !d.closed.Load() {
 		o, err = d.backend.read(visit)
 	}
