@@ -90,10 +90,13 @@ func testSitePassedOn(t *testing.T, s *squad, bob person) {
 	// from there is where its holder is.
 	const door = 0
 	place := func(replica int) {
-		s.send(t, 1, replica)
+		// Answers first: they get there by the link until the site has come too. Were it the
+		// other way round, the first of either direction might meet in that replica, where
+		// conntrack knows neither, and give one of them another port.
 		if err := s.Node.AddRoute(netns.Route{To: netip.PrefixFrom(caller, caller.BitLen()), Via: s.PodIP(replica)}); err != nil {
 			t.Fatal(err)
 		}
+		s.send(t, 1, replica)
 	}
 	place(1)
 	if err := s.Node.AddRoute(netns.Route{To: network, Via: s.PodIP(door)}); err != nil {
