@@ -89,16 +89,13 @@ func testSitePassedOn(t *testing.T, s *squad, bob person) {
 	// What a cluster's network would do for it: the site is by one replica, but who calls
 	// from there is where its holder is.
 	const door = 0
-	place := func(replica int) {
-		// Answers first: they get there by the link until the site has come too. Were it the
-		// other way round, the first of either direction might meet in that replica, where
-		// conntrack knows neither, and give one of them another port.
+	follow := func(replica int) {
 		if err := s.Node.AddRoute(netns.Route{To: netip.PrefixFrom(caller, caller.BitLen()), Via: s.PodIP(replica)}); err != nil {
 			t.Fatal(err)
 		}
-		s.send(t, 1, replica)
 	}
-	place(1)
+	s.send(t, 1, 1)
+	follow(1)
 	if err := s.Node.AddRoute(netns.Route{To: network, Via: s.PodIP(door)}); err != nil {
 		t.Fatal(err)
 	}
@@ -120,7 +117,16 @@ func testSitePassedOn(t *testing.T, s *squad, bob person) {
 		seen netip.Addr // whom the site takes new callers from the cluster for
 	}{{2, s.PodIP(door)}, {door, s.ServiceIP()}, {1, s.PodIP(door)}} {
 		sentIn, sentOut := in.Sent(), out.Sent()
-		place(move.to)
+		s.send(t, 1, move.to)
+		// Not before: a replica that sees an answer, and has not seen what was asked, takes
+		// it for a call of the cluster's, and passes it on as one.
+		eventually(t, "the session at its new holder", func() string {
+			if at := s.holder(t, bob); at != move.to {
+				return fmt.Sprintf("it is at %d", at)
+			}
+			return ""
+		})
+		follow(move.to)
 		await(t, in, 100)
 		await(t, out, 50)
 		inward.note(t, fmt.Sprintf("cluster → site at replica %d", move.to), sentIn)
