@@ -254,6 +254,12 @@ func (r *Replica) nudge(index uint32, c Call) Call {
 	return c
 }
 
+// isCalled reports whether a peer is being called, and not given up.
+func (r *Replica) isCalled(id PeerID) bool {
+	c := r.calls[id]
+	return c != nil && c.called
+}
+
 // call calls a peer, for which the device forgets what it knows of it.
 func (r *Replica) call(id PeerID, c Call, e *Effects) {
 	r.undo(id)
@@ -311,7 +317,7 @@ func (r *Replica) IsOver(c Call) bool {
 		return false
 	}
 	id := IDOf(c.Peer)
-	if to := r.calls[id]; c.Endpoint.IsValid() && (to == nil || !to.called) {
+	if c.Endpoint.IsValid() && !r.isCalled(id) {
 		return true
 	}
 	// Answers from before the call was asked for are undone.

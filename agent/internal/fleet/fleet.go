@@ -342,7 +342,7 @@ func (f *Fleet) Forgot(peers []key.Public) {
 func (f *Fleet) IsOver(c state.Call) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.replica.IsOver(Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge, Silence: c.Silence})
+	return f.replica.IsOver(Call{Peer: c.Peer, Endpoint: c.Endpoint, Nudge: c.Nudge})
 }
 
 // HandOver asks the siblings to call the connected peers that are still here: those

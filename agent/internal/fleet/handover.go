@@ -124,7 +124,8 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 	for id, d := range r.gone {
 		switch {
 		case d.at.IsZero():
-			r.gone[id] = departure{now, d.drained}
+			d.at = now
+			r.gone[id] = d
 		case now.Sub(d.at) >= connectedFor:
 			delete(r.gone, id)
 		}

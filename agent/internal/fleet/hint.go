@@ -51,11 +51,14 @@ func (r *Replica) whose(index uint32) (s Session, ok bool) {
 	return s, ok
 }
 
-// tickHints keeps in mind what nobody has used in time, and forgets what is over.
+// tickHints ends handshakes that nobody has used in time: answers of ours it keeps in mind.
+// It forgets hints that are over.
 func (r *Replica) tickHints(now time.Time, e *Effects) {
 	for index, s := range r.started.byIndex {
-		if s.answer && !s.undone && now.Sub(s.at) >= startedLifetime {
-			r.started.drop(index)
+		if now.Sub(s.at) < startedLifetime {
+			continue
+		}
+		if r.started.drop(index); s.answer && !s.undone {
 			r.hint(r.hintOf(index, s), now, e)
 		}
 	}

@@ -22,7 +22,7 @@ func (r *Replica) place(id PeerID, e *Effects) {
 		return
 	}
 	to := r.serves(id, p.Site)
-	if c := r.calls[id]; to != r.self && r.loud[id] && (c == nil || !c.called) {
+	if to != r.self && r.loud[id] && !r.isCalled(id) {
 		r.silence(id, e)
 	}
 	was, wasElsewhere := r.elsewhere[id]
@@ -31,7 +31,7 @@ func (r *Replica) place(id PeerID, e *Effects) {
 		delete(r.elsewhere, id)
 	case to != r.self && (!wasElsewhere || was != to):
 		r.elsewhere[id] = to
-		if c := r.calls[id]; !wasElsewhere && (c == nil || !c.called) {
+		if !wasElsewhere && !r.isCalled(id) {
 			r.undo(id) // the device falls silent
 		}
 	default:

@@ -127,7 +127,7 @@ func (r *Replica) undone(index uint32) bool { return r.started.byIndex[index].un
 func (r *Replica) unproven(m Reminder, now time.Time) (e Effects) {
 	s, ok := r.started.byIndex[m.Index]
 	p, isConfigured := r.peers[m.Peer]
-	switch c := r.calls[m.Peer]; {
+	switch {
 	case !ok || !isConfigured || s.peer != m.Peer || s.undone && !s.answer:
 	case s.answer:
 		if s.used && !s.undone { // it is given something to say
@@ -136,7 +136,7 @@ func (r *Replica) unproven(m Reminder, now time.Time) (e Effects) {
 		if now.Sub(s.at) >= hintAfter {
 			e.Publish = []Session{r.hintOf(m.Index, s)}
 		}
-	case s.answered && c != nil && c.called:
+	case s.answered && r.isCalled(m.Peer):
 		// The peer's own handshake has crossed our call, since each side has but one at a
 		// time: what it answered leads to nothing.
 		r.callAt(Session{Peer: s.peer, Port: s.port, Endpoint: s.endpoint}, now, &e)

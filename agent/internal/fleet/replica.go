@@ -323,7 +323,7 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 			}
 			// It has been reached, and what comes next is another move; but of two calls it
 			// takes the one that began later, and that may be ours.
-			if c == nil || !c.called || !c.last.After(s.began()) {
+			if !r.isCalled(s.Peer) || !c.last.After(s.began()) {
 				delete(r.calls, s.Peer)
 			}
 		}
@@ -372,14 +372,7 @@ func (r *Replica) dropped(sessions []Session, e *Effects) {
 
 // giveUp forgets our sessions of a peer that a sibling has a newer one with.
 func (r *Replica) giveUp(id PeerID, before, newest Session, e *Effects) {
-	had := false
-	for _, s := range r.table.Sessions(id) {
-		if r.isMine(s) {
-			had = true
-			delete(r.mine, s.Index)
-			e.Strangers = append(e.Strangers, s.Index)
-		}
-	}
+	had := r.lose(id, e)
 	if had {
 		r.yielded[id] = newest.Since
 	}
@@ -397,11 +390,6 @@ func (r *Replica) Holds(k key.Public) bool {
 // Tick forgets what is over.
 func (r *Replica) Tick(now time.Time) (e Effects) {
 	r.tickHints(now, &e)
-	for index, s := range r.started.byIndex {
-		if now.Sub(s.at) >= startedLifetime {
-			r.started.drop(index)
-		}
-	}
 	for id, c := range r.calls {
 		if c.called && now.Sub(c.last) >= callingFor && !r.isAnswering(id) {
 			c.called = false

@@ -83,17 +83,16 @@ func (r *Replica) isBereaved() bool {
 	return false
 }
 
-// lose notes that the device has lost its sessions with a peer. isNewest says that the
-// peer's last one was among them.
-func (r *Replica) lose(id PeerID, e *Effects) (isNewest bool) {
-	for i, s := range r.table.Sessions(id) {
+// lose notes that the device has lost its sessions with a peer, if it had any.
+func (r *Replica) lose(id PeerID, e *Effects) (had bool) {
+	for _, s := range r.table.Sessions(id) {
 		if r.isMine(s) {
+			had = true
 			delete(r.mine, s.Index)
 			e.Strangers = append(e.Strangers, s.Index)
-			isNewest = isNewest || i == 0
 		}
 	}
-	return isNewest
+	return had
 }
 
 // Forgot notes that the device was made to forget peers, to fall silent towards them, by
@@ -103,12 +102,12 @@ func (r *Replica) Forgot(peers []key.Public, now time.Time) (e Effects) {
 	for _, k := range peers {
 		id := IDOf(k)
 		r.undo(id)
-		if c := r.calls[id]; c == nil || !c.called { // a call may have been asked for since
+		if !r.isCalled(id) { // a call may have been asked for since
 			delete(r.loud, id)
 		}
-		isNewest := r.lose(id, &e)
-		if _, isConfigured := r.peers[id]; isConfigured && isNewest {
-			s, _ := r.table.Newest(id)
+		s, _ := r.table.Newest(id)
+		isHere := r.isMine(s)
+		if r.lose(id, &e); isHere {
 			r.callAt(s, now, &e)
 		}
 	}
