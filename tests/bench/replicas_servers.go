@@ -87,10 +87,8 @@ func (r *replicas) awaitDead(ctx context.Context, survivor, dead int) error {
 		if err != nil {
 			return err
 		}
-		for _, m := range f.Members {
-			if m.Address == r.topology.PodIP(dead).String() && m.State == "dead" {
-				return nil
-			}
+		if f.Member(r.topology.PodIP(dead)).State == "dead" {
+			return nil
 		}
 	}
 	return errors.New("nobody has noticed the death")

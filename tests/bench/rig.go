@@ -13,7 +13,6 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -119,7 +118,7 @@ func (b *bench) startGateway(ctx context.Context, c gateway.Config, topology *ne
 		r.dumper, err = newDumper(r.Container().PID())
 	}
 	if err == nil {
-		r.log, err = openReloadLog(filepath.Join(logs, gateway.ContainerName+".log"))
+		r.log, err = openReloadLog(r.Container().LogPath())
 	}
 	if err != nil {
 		return nil, errors.Join(err, r.close())

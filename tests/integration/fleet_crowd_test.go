@@ -160,27 +160,16 @@ func (m *many) retire(t *testing.T, replica int) {
 func (m *many) holds(t *testing.T, replica int) bool {
 	t.Helper()
 	f, err := m.replicas[replica].Fleet(t.Context())
-	return err == nil && slices.ContainsFunc(f.Members, func(member gateway.FleetMember) bool {
-		return member.Address == m.PodIP(replica).String() && member.ConnectedPeers > 0
-	})
+	return err == nil && f.Member(m.PodIP(replica)).ConnectedPeers > 0
 }
 
 // wantTotal waits until every replica that runs says that so many peers are connected with
 // all of them: an autoscaler asks any one.
 func (m *many) wantTotal(t *testing.T, peers int) {
 	t.Helper()
-	eventually(t, "the total of all replicas", func() string {
-		for i, g := range m.replicas {
-			if len(g.Container().Exits()) > 0 {
-				continue
-			}
-			f, err := g.Fleet(t.Context())
-			if err != nil {
-				return err.Error()
-			}
-			if f.ConnectedPeers != peers {
-				return fmt.Sprintf("replica %d says %d peers, want %d: %+v", i, f.ConnectedPeers, peers, f)
-			}
+	m.everyReplica(t, "the total of all replicas", func(f gateway.Fleet) string {
+		if f.ConnectedPeers != peers {
+			return fmt.Sprintf("says %d peers, want %d: %+v", f.ConnectedPeers, peers, f)
 		}
 		return ""
 	})
@@ -220,10 +209,8 @@ func (m *many) awaitDead(t *testing.T, survivor, replica int) time.Duration {
 		if err != nil {
 			return err.Error()
 		}
-		for _, member := range f.Members {
-			if member.Address == m.PodIP(replica).String() && member.State == "dead" {
-				return ""
-			}
+		if f.Member(m.PodIP(replica)).State == "dead" {
+			return ""
 		}
 		return fmt.Sprintf("not noticed: %+v", f.Members)
 	})

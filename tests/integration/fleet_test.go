@@ -3,8 +3,6 @@ package integration
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -56,12 +54,7 @@ func newSquad(t *testing.T, n int, plan netns.Plan, c gateway.Config) *squad {
 // grow adds a replica, and takes it into service once it is ready.
 func (s *squad) grow(t *testing.T) *gateway.Gateway {
 	t.Helper()
-	o := s.options
-	o.LogDir = filepath.Join(testenv.Artifacts(t), fmt.Sprintf("replica-%d", len(s.replicas))) // each has its own to say
-	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	s.replicas = append(s.replicas, startGateway(t, s.Topology, o))
+	s.replicas = append(s.replicas, startGateway(t, s.Topology, s.options))
 	s.balancer.Add(s.pod(len(s.replicas) - 1))
 	return s.replicas[len(s.replicas)-1]
 }
@@ -74,21 +67,33 @@ func (s *squad) pod(replica int) netip.AddrPort {
 // awaitReplicas waits until every replica that runs knows of n.
 func (s *squad) awaitReplicas(t *testing.T, n int) {
 	t.Helper()
-	for i, g := range s.replicas {
-		if len(g.Container().Exits()) > 0 {
-			continue
+	s.everyReplica(t, "the replicas", func(f gateway.Fleet) string {
+		if f.Replicas != n {
+			return fmt.Sprintf("knows of %d replicas, want %d", f.Replicas, n)
 		}
-		eventually(t, fmt.Sprintf("replica %d", i), func() string {
+		return ""
+	})
+}
+
+// everyReplica waits until all replicas that run say at once of the fleet what is wanted;
+// wanted returns what is missing.
+func (s *squad) everyReplica(t *testing.T, what string, wanted func(gateway.Fleet) string) {
+	t.Helper()
+	eventually(t, what, func() string {
+		for i, g := range s.replicas {
+			if len(g.Container().Exits()) > 0 {
+				continue
+			}
 			f, err := g.Fleet(t.Context())
 			if err != nil {
 				return err.Error()
 			}
-			if f.Replicas != n {
-				return fmt.Sprintf("knows of %d replicas, want %d", f.Replicas, n)
+			if missing := wanted(f); missing != "" {
+				return fmt.Sprintf("replica %d %s", i, missing)
 			}
-			return ""
-		})
-	}
+		}
+		return ""
+	})
 }
 
 // send makes a client's packets go to a replica from now on.
@@ -298,10 +303,8 @@ func TestIdleClientMoves(t *testing.T) {
 		if err != nil {
 			return err.Error()
 		}
-		for _, m := range f.Members {
-			if m.Address == s.PodIP(1).String() && m.ConnectedPeers == 1 {
-				return ""
-			}
+		if f.Member(s.PodIP(1)).ConnectedPeers == 1 {
+			return ""
 		}
 		return fmt.Sprintf("not adopted: %+v", f)
 	})

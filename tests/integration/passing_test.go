@@ -39,12 +39,7 @@ func TestPassedOn(t *testing.T) {
 	}
 	at := map[string]*stream.Echo{}
 	for i, p := range []person{alice, bob} {
-		e, err := stream.ListenEcho(s.Clients[i], netip.AddrPortFrom(p.addresses[0], 0))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = e.Close() })
-		at[p.name] = e
+		at[p.name] = echoAt(t, s.Clients[i], p.addresses[0])
 	}
 	// Replicas that have just met may take until WireGuard's second try for their link.
 	startStream(t, s.Clients[0], at["bob"].Addr(), 100).Stop(0)
@@ -99,11 +94,7 @@ func testSitePassedOn(t *testing.T, s *squad, bob person) {
 	if err := s.Node.AddRoute(netns.Route{To: network, Via: s.PodIP(door)}); err != nil {
 		t.Fatal(err)
 	}
-	inSite, err := stream.ListenEcho(host, netip.AddrPortFrom(server, 0))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = inSite.Close() })
+	inSite := echoAt(t, host, server)
 	inCluster := s.echo(t)
 	out := startStream(t, host, inCluster.Addr(), 100)
 	in := startStream(t, s.Service, inSite.Addr(), 100)

@@ -129,7 +129,13 @@ func (p person) connect(t *testing.T, w *world, machine int, routes ...string) *
 // echo starts a UDP echo at the machine behind the gateway.
 func (w *world) echo(t *testing.T) *stream.Echo {
 	t.Helper()
-	e, err := stream.ListenEcho(w.Service, netip.AddrPortFrom(w.ServiceIP(), 0))
+	return echoAt(t, w.Service, w.ServiceIP())
+}
+
+// echoAt starts a UDP echo at an address of a machine.
+func echoAt(t *testing.T, ns *netns.NS, a netip.Addr) *stream.Echo {
+	t.Helper()
+	e, err := stream.ListenEcho(ns, netip.AddrPortFrom(a, 0))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -214,20 +214,8 @@ func (r *replicas) metrics(reg prometheus.Registerer) func() telemetry.FleetView
 	return r.View
 }
 
-const (
-	// drainLeast is how long to serve on at least: it takes a moment until new flows
-	// go to other Pods.
-	drainLeast = 3 * time.Second
-	// drainSettle is for how long nobody may have been here for everybody to have gone.
-	drainSettle = time.Second
-	drainLook   = 100 * time.Millisecond
-	// handOverEvery is how often to ask siblings to call those that stay.
-	handOverEvery = 2 * time.Second
-)
-
 // drained is closed when all connected peers have gone to other replicas; never where
-// there are none. After half of the time that there is, those that stay are handed over:
-// mostly they send nothing, or no load balancer moves them.
+// there are none. Those that stay are handed over.
 func (r *replicas) drained(ctx context.Context, most time.Duration) <-chan struct{} {
 	if r == nil {
 		return nil
@@ -235,24 +223,19 @@ func (r *replicas) drained(ctx context.Context, most time.Duration) <-chan struc
 	r.Drain()
 	done := make(chan struct{})
 	go func() {
-		start := time.Now()
-		empty, offered := start, start.Add(most/2-handOverEvery)
-		ticker := time.NewTicker(drainLook)
+		leaving := fleet.NewLeaving(time.Now(), most)
+		ticker := time.NewTicker(fleet.LeaveLook)
 		defer ticker.Stop()
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case now := <-ticker.C:
-				held := r.Held() > 0
-				if held || r.Alone() {
-					empty = now
-				}
-				if held && now.Sub(offered) >= handOverEvery {
+				handOver, gone := leaving.Look(now, r.Held() > 0, r.Alone())
+				if handOver {
 					r.HandOver()
-					offered = now
 				}
-				if now.Sub(start) >= drainLeast && now.Sub(empty) >= drainSettle {
+				if gone {
 					close(done)
 					return
 				}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
-	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
 // response is one as the packet log has it.
@@ -78,13 +77,13 @@ func TestProof(t *testing.T) {
 func TestProofsAreForgotten(t *testing.T) {
 	alice := person(1)
 	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a")
-	a, whose := tr.all["a"], func([]byte, netip.AddrPort) (key.Public, bool) { return alice, true }
+	a := tr.all["a"]
 	for i := range uint32(10) {
 		ours, theirs := 100+i, 200+i
-		a.Message(firewall.Message{Out: true, Type: messageTypeInit, Index: ours, Remote: home}, whose, tr.now)
-		a.Message(response(false, home, theirs, ours), whose, tr.now)
-		a.Message(response(true, home, 300+i, 400+i), whose, tr.now) // never used
-		e := a.Message(firewall.Message{Out: true, Type: messageTypeData, Index: theirs, Remote: home}, whose, tr.now)
+		tr.message("a", alice, firewall.Message{Out: true, Type: messageTypeInit, Index: ours, Remote: home})
+		tr.message("a", alice, response(false, home, theirs, ours))
+		tr.message("a", alice, response(true, home, 300+i, 400+i)) // never used
+		e := tr.message("a", alice, firewall.Message{Out: true, Type: messageTypeData, Index: theirs, Remote: home})
 		if len(e.Publish) != 1 || e.Publish[0].Index != ours {
 			t.Fatalf("published is %+v, want %d", e.Publish, ours)
 		}

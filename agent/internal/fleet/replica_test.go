@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/firewall"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
@@ -59,6 +60,11 @@ func (tr *troupe) pass(d time.Duration) { tr.now = tr.now.Add(d) }
 
 func (tr *troupe) stranger(name string, index uint32, from netip.AddrPort) Effects {
 	return tr.all[name].Stranger(index, 51820, from, tr.now)
+}
+
+// message has a replica see one of a handshake or session with a peer.
+func (tr *troupe) message(name string, peer key.Public, m firewall.Message) Effects {
+	return tr.all[name].Message(m, func([]byte, netip.AddrPort) (key.Public, bool) { return peer, true }, tr.now)
 }
 
 // want compares the parts of effects that a test is about.

@@ -9,10 +9,7 @@ import (
 // fewest and most replicas at a time.
 const fewest, most = 3, 8
 
-const (
-	drainFor      = 30 * time.Second // server.drain
-	handOverEvery = 2 * time.Second
-)
+const drainFor = 30 * time.Second // server.drain
 
 // trouble makes something happen, and again after a while.
 func (w *world) trouble() {
@@ -208,23 +205,18 @@ func (w *world) drain(n *node, replace bool, after, within time.Duration) {
 		n.ready = false
 		w.balance(n, within)
 	})
-	start, empty, r := w.now, w.now, n.replica
-	offered := start + drainFor/2 - handOverEvery
+	start, r, leaving := w.now, n.replica, NewLeaving(w.clock(), drainFor)
 	var look func()
 	look = func() {
 		if !n.up || n.replica != r {
 			return
 		}
-		held := r.Held(w.clock()) > 0
-		if held || len(n.seen) == 0 {
-			empty = w.now
-		}
-		if held && w.now-offered >= handOverEvery {
-			offered = w.now
+		handOver, gone := leaving.Look(w.clock(), r.Held(w.clock()) > 0, len(n.seen) == 0)
+		if handOver {
 			n.handOver()
 		}
-		if over := w.now-start >= 3*time.Second && w.now-empty >= time.Second; !over && w.now-start < drainFor {
-			w.after(100*time.Millisecond, look)
+		if !gone && w.now-start < drainFor {
+			w.after(LeaveLook, look)
 			return
 		}
 		w.leave(n)

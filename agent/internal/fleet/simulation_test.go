@@ -235,13 +235,8 @@ func (w *world) report(t *testing.T, lasted time.Duration) {
 	for _, f := range w.faults {
 		t.Error(f)
 	}
-	keys := make([]string, 0, len(w.counts))
-	for k := range w.counts {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
 	line := ""
-	for _, k := range keys {
+	for _, k := range slices.Sorted(maps.Keys(w.counts)) {
 		line += fmt.Sprintf("; %s %d", k, w.counts[k])
 	}
 	t.Logf("%s of %d clients%s", lasted, len(w.clients), line)

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -220,10 +219,10 @@ func TestHint(t *testing.T) {
 	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
 	tr.serve("a", alice, 1, "b", "c")
 	tr.pass(2 * time.Minute)
-	b, whose := tr.all["b"], func([]byte, netip.AddrPort) (key.Public, bool) { return alice, true }
+	b := tr.all["b"]
 	answer := response(true, home, 2, 20)
 	answer.Port = 51820
-	e := b.Message(answer, whose, tr.now)
+	e := tr.message("b", alice, answer)
 	if len(e.Reminders) != 1 {
 		t.Fatalf("reminders are %+v, want one", e.Reminders)
 	}
@@ -270,9 +269,9 @@ func TestCrossed(t *testing.T) {
 	tr.serve("a", alice, 1, "b")
 	tr.pass(time.Minute)
 	tr.want("it comes to b", tr.stranger("b", 1, home), NotRefused, call)
-	b, whose := tr.all["b"], func([]byte, netip.AddrPort) (key.Public, bool) { return alice, true }
-	b.Message(firewall.Message{Out: true, Type: messageTypeInit, Index: 2, Port: 51820, Remote: home}, whose, tr.now)
-	e := b.Message(response(false, home, 20, 2), whose, tr.now)
+	b := tr.all["b"]
+	tr.message("b", alice, firewall.Message{Out: true, Type: messageTypeInit, Index: 2, Port: 51820, Remote: home})
+	e := tr.message("b", alice, response(false, home, 20, 2))
 	if len(e.Reminders) != 1 {
 		t.Fatalf("reminders are %+v, want one", e.Reminders)
 	}

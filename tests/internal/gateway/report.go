@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -295,6 +296,16 @@ type Fleet struct {
 	ConnectedPeers int           `json:"connectedPeers"`
 	PerReplica     float64       `json:"connectedPeersPerReplica"`
 	Members        []FleetMember `json:"members"`
+}
+
+// Member returns the replica at an address; the zero one where there is none.
+func (f Fleet) Member(at netip.Addr) FleetMember {
+	for _, m := range f.Members {
+		if m.Address == at.String() {
+			return m
+		}
+	}
+	return FleetMember{}
 }
 
 // FleetMember is one of the replicas.

@@ -64,7 +64,7 @@ type Options struct {
 	IP      netip.Addr
 	// Image of all containers.
 	Image Image
-	// LogDir is the directory where each container's output goes, in NAME.log.
+	// LogDir is the directory where each container's output goes, in POD-NAME.log.
 	LogDir string
 	// Nameservers for /etc/resolv.conf.
 	Nameservers []netip.Addr
@@ -180,7 +180,7 @@ func (p *Pod) start(ctx context.Context) (err error) {
 }
 
 func (p *Pod) startContainer(spec corev1.Container) (*Container, error) {
-	c := &Container{pod: p, spec: spec, log: path.Join(p.options.LogDir, spec.Name+".log")}
+	c := &Container{pod: p, spec: spec, log: path.Join(p.options.LogDir, p.options.Name+"-"+spec.Name+".log")}
 	if left, err := os.Stat(c.log); err == nil {
 		c.before = left.Size()
 	}

@@ -267,7 +267,7 @@ func TestUpdate(t *testing.T) {
 
 func TestRestart(t *testing.T) {
 	logs := t.TempDir()
-	if err := os.WriteFile(filepath.Join(logs, "app.log"), []byte("serving\n"), 0o600); err != nil { // of an earlier run
+	if err := os.WriteFile(filepath.Join(logs, "app-0-app.log"), []byte("serving\n"), 0o600); err != nil { // of an earlier run
 		t.Fatal(err)
 	}
 	p := startPodIn(t, logs, testSpec("--stubborn"), configMap(map[string]string{"ready": "1"}), secret(map[string]string{"made": "k"}))
