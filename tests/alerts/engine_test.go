@@ -9,13 +9,10 @@ import (
 	"time"
 
 	"github.com/prometheus/common/model"
-	"github.com/prometheus/prometheus/model/histogram"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql"
 	"github.com/prometheus/prometheus/promql/parser"
 	"github.com/prometheus/prometheus/storage"
-	"github.com/prometheus/prometheus/tsdb/chunkenc"
-	"github.com/prometheus/prometheus/tsdb/chunks"
 	"github.com/prometheus/prometheus/util/annotations"
 )
 
@@ -58,7 +55,7 @@ func parse(t *testing.T, line string) storage.Series {
 	if !changes {
 		after = before
 	}
-	var out []chunks.Sample
+	var floats []promql.FPoint
 	for minute := range now + 1 {
 		text := before
 		if minute >= changed {
@@ -71,9 +68,9 @@ func parse(t *testing.T, line string) storage.Series {
 		if err != nil {
 			t.Fatalf("%q: %v", line, err)
 		}
-		out = append(out, sample{start().Add(time.Duration(minute) * time.Minute).UnixMilli(), value})
+		floats = append(floats, promql.FPoint{T: start().Add(time.Duration(minute) * time.Minute).UnixMilli(), F: value})
 	}
-	return storage.NewListSeries(b.Labels(), out)
+	return promql.NewStorageSeries(promql.Series{Metric: b.Labels(), Floats: floats})
 }
 
 // evaluate returns what an expression is true of.
@@ -156,17 +153,3 @@ func (s *seriesSet) Err() error { return nil }
 
 // Warnings implements [storage.SeriesSet].
 func (s *seriesSet) Warnings() annotations.Annotations { return nil }
-
-// sample is a number at a time in milliseconds.
-type sample struct {
-	at    int64
-	value float64
-}
-
-func (s sample) T() int64                      { return s.at }
-func (s sample) ST() int64                     { return 0 }
-func (s sample) F() float64                    { return s.value }
-func (s sample) H() *histogram.Histogram       { return nil }
-func (s sample) FH() *histogram.FloatHistogram { return nil }
-func (s sample) Type() chunkenc.ValueType      { return chunkenc.ValFloat }
-func (s sample) Copy() chunks.Sample           { return s }

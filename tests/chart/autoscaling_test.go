@@ -23,6 +23,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/yaml"
+
+	"github.com/cloud-native-vpn/vpn-gateway/tests/internal/chart"
 )
 
 const (
@@ -257,22 +259,11 @@ func TestAdapterSpread(t *testing.T) {
 	} {
 		r := render(t, values)
 		var spread []string
-		var budget *policyv1.PodDisruptionBudget
-		for _, o := range r.Objects {
-			switch x := o.Object.(type) {
-			case *appsv1.Deployment:
-				if x.Name != "vpn-gateway-metrics" {
-					continue
-				}
-				for _, c := range x.Spec.Template.Spec.TopologySpreadConstraints {
-					spread = append(spread, fmt.Sprintf("%s %s %d %v", c.TopologyKey, c.WhenUnsatisfiable, c.MaxSkew, c.MatchLabelKeys))
-					if s := selector(t, c.LabelSelector); s.String() != selector(t, x.Spec.Selector).String() {
-						t.Errorf("%s: %s is spread by %s", values, c.TopologyKey, s)
-					}
-				}
-			case *policyv1.PodDisruptionBudget:
-				if x.Name == "vpn-gateway-metrics" {
-					budget = x
+		if d, err := chart.Get[*appsv1.Deployment](r, "vpn-gateway-metrics"); err == nil {
+			for _, c := range d.Spec.Template.Spec.TopologySpreadConstraints {
+				spread = append(spread, fmt.Sprintf("%s %s %d %v", c.TopologyKey, c.WhenUnsatisfiable, c.MaxSkew, c.MatchLabelKeys))
+				if s := selector(t, c.LabelSelector); s.String() != selector(t, d.Spec.Selector).String() {
+					t.Errorf("%s: %s is spread by %s", values, c.TopologyKey, s)
 				}
 			}
 		}
@@ -283,10 +274,11 @@ func TestAdapterSpread(t *testing.T) {
 		if diff := cmp.Diff(wantSpread, spread); diff != "" {
 			t.Errorf("%s: spread (-want +got):\n%s", values, diff)
 		}
-		if (budget != nil) != want.budget {
-			t.Errorf("%s: budget is %v, want one: %t", values, budget, want.budget)
+		budget, err := chart.Get[*policyv1.PodDisruptionBudget](r, "vpn-gateway-metrics")
+		if (err == nil) != want.budget {
+			t.Errorf("%s: budget is %v (%v), want one: %t", values, budget, err, want.budget)
 		}
-		if budget == nil {
+		if err != nil {
 			continue
 		}
 		if diff := cmp.Diff(ptr.To(intstr.FromInt(1)), budget.Spec.MaxUnavailable); diff != "" {
@@ -423,12 +415,8 @@ func TestScaledObjectReadsTheFleet(t *testing.T) {
 			Triggers []struct{ Metadata map[string]string }
 		}
 	}
-	for _, o := range r.Objects {
-		if o.Kind == "ScaledObject" {
-			if err := yaml.Unmarshal(o.YAML, &object); err != nil {
-				t.Fatal(err)
-			}
-		}
+	if err := yaml.Unmarshal(only(t, r, "ScaledObject").YAML, &object); err != nil {
+		t.Fatal(err)
 	}
 	if len(object.Spec.Triggers) != 1 {
 		t.Fatalf("triggers: %+v, want one", object.Spec.Triggers)
@@ -480,14 +468,9 @@ func TestScaledObjectSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	check := func(values string) error {
-		for _, o := range render(t, values).Objects {
-			if o.Kind == "ScaledObject" {
-				object := generic(t, o).Object
-				object["metadata"] = map[string]any{} // the API server's own
-				return schema.Validate(object)
-			}
-		}
-		return fmt.Errorf("no ScaledObject with %s", values)
+		object := generic(t, only(t, render(t, values), "ScaledObject")).Object
+		object["metadata"] = map[string]any{} // the API server's own
+		return schema.Validate(object)
 	}
 	for _, values := range []string{scaled("keda", ""), scaled("keda", "keda: {pollingInterval: 5, fallback: {failureThreshold: 1, replicas: 4}}")} {
 		if err := check(values); err != nil {

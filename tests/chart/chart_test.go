@@ -58,6 +58,16 @@ func generic(t *testing.T, o chart.Object) *unstructured.Unstructured {
 	return out
 }
 
+// only returns the one object of a kind.
+func only(t *testing.T, r *chart.Rendered, kind string) chart.Object {
+	t.Helper()
+	of := slices.DeleteFunc(slices.Clone(r.Objects), func(o chart.Object) bool { return o.Kind != kind })
+	if len(of) != 1 {
+		t.Fatalf("%d objects of kind %s, want 1", len(of), kind)
+	}
+	return of[0]
+}
+
 // scenarios are the files under values/, by name without ending.
 func scenarios(t *testing.T) map[string]string {
 	t.Helper()

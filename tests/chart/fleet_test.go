@@ -106,11 +106,7 @@ func TestRestrictedEgress(t *testing.T) {
 			t.Errorf("%s: egress (-want +got):\n%s", values, diff)
 		}
 	}
-	for _, o := range render(t, replicated+cutDown).Objects {
-		if o.Kind == "NetworkPolicy" {
-			golden(t, "egress.yaml", string(o.YAML))
-		}
-	}
+	golden(t, "egress.yaml", string(only(t, render(t, replicated+cutDown), "NetworkPolicy").YAML))
 }
 
 // With the gate the Pods have a condition to become ready by, a token, and their

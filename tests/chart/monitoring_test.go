@@ -153,12 +153,14 @@ var (
 	}
 )
 
+// allAlerts are values with which there is every alert.
+const allAlerts = "replicaCount: 3\nkeyRotation: {enabled: true}" + external
+
 // There are alerts on what the values switch on, and on nothing else.
 func TestAlerts(t *testing.T) {
 	without := func(names ...string) []string {
 		return slices.DeleteFunc(slices.Concat(alertsAlways, alertsOfReplicas), func(n string) bool { return slices.Contains(names, n) })
 	}
-	const all = "replicaCount: 3\nkeyRotation: {enabled: true}" + external
 	for values, want := range map[string][]string{
 		"": slices.Concat(alertsAlways, []string{"VPNGatewayForeignMessages"}),
 		"fleet: {enabled: false}\nreplicaCount: 3":                      alertsAlways,
@@ -169,30 +171,26 @@ func TestAlerts(t *testing.T) {
 		"replicaCount: 3\nfleet: {link: {enabled: false}}":              without("VPNGatewayLinkBroken"),
 		"replicaCount: 3\nfleet: {readinessGate: {enabled: false}}":     without("VPNGatewayReplicaDied", "VPNGatewayReplicaNotMarked"),
 		"keyRotation: {enabled: true}":                                  slices.Concat(alertsAlways, alertsOfKeys, []string{"VPNGatewayForeignMessages"}),
-		all:                                                             slices.Concat(alertsAlways, alertsOfKeys, alertsOfSecrets, alertsOfReplicas),
+		allAlerts:                                                       slices.Concat(alertsAlways, alertsOfKeys, alertsOfSecrets, alertsOfReplicas),
 	} {
-		for _, o := range render(t, values+"\n"+alerting("")).Objects {
-			if o.Kind != "PrometheusRule" {
-				continue
+		o := only(t, render(t, values+"\n"+alerting("")), "PrometheusRule")
+		var got []string
+		for _, r := range rules(t, o) {
+			got = append(got, r.Alert)
+			if r.Expr == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) {
+				t.Errorf("%s lacks something: %+v", r.Alert, r)
 			}
-			var got []string
-			for _, r := range rules(t, o) {
-				got = append(got, r.Alert)
-				if r.Expr == "" || r.Annotations["summary"] == "" || r.Annotations["description"] == "" || !slices.Contains([]string{"critical", "warning", "info"}, r.Labels["severity"]) {
-					t.Errorf("%s lacks something: %+v", r.Alert, r)
-				}
-				for _, token := range []string{"SCOPE", "<", "&lt;"} {
-					if strings.Contains(r.Annotations["summary"]+r.Annotations["description"], token) || token == "SCOPE" && strings.Contains(r.Expr, token) {
-						t.Errorf("%s has %s left: %+v", r.Alert, token, r)
-					}
+			for _, token := range []string{"SCOPE", "<", "&lt;"} {
+				if strings.Contains(r.Annotations["summary"]+r.Annotations["description"], token) || token == "SCOPE" && strings.Contains(r.Expr, token) {
+					t.Errorf("%s has %s left: %+v", r.Alert, token, r)
 				}
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Errorf("%s: alerts (-want +got):\n%s", values, diff)
-			}
-			if values == all {
-				golden(t, "alerts.yaml", string(o.YAML)) // for tests/alerts
-			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: alerts (-want +got):\n%s", values, diff)
+		}
+		if values == allAlerts {
+			golden(t, "alerts.yaml", string(o.YAML)) // for tests/alerts
 		}
 	}
 }
@@ -213,12 +211,8 @@ func TestAlertsAreDocumented(t *testing.T) {
 		}
 	}
 	want := map[string]string{}
-	for _, o := range render(t, "replicaCount: 3\nkeyRotation: {enabled: true}"+external+alerting("")).Objects {
-		if o.Kind == "PrometheusRule" {
-			for _, r := range rules(t, o) {
-				want[r.Alert] = strings.TrimSpace(r.Labels["severity"] + " " + r.For)
-			}
-		}
+	for _, r := range rules(t, only(t, render(t, allAlerts+alerting("")), "PrometheusRule")) {
+		want[r.Alert] = strings.TrimSpace(r.Labels["severity"] + " " + r.For)
 	}
 	if diff := cmp.Diff(want, rows); diff != "" {
 		t.Errorf("alerts in docs/operations.md (-chart +documentation):\n%s", diff)
@@ -237,19 +231,14 @@ func TestAlertsKnowTheirPods(t *testing.T) {
 		name := strings.Repeat("g", length)
 		r := render(t, "fullnameOverride: "+name+"\n"+alerting(""))
 		deployment := get[*appsv1.Deployment](t, r, "").Name
-		for _, o := range r.Objects {
-			if o.Kind != "PrometheusRule" {
-				continue
+		pattern := regexp.MustCompile("^(?:" + known.FindStringSubmatch(rules(t, only(t, r, "PrometheusRule"))[0].Expr)[1] + ")$")
+		for _, hash := range []string{"6d4f5c7b9d", "5c7b9d"} {
+			if p := pod(deployment, hash); !pattern.MatchString(p) {
+				t.Errorf("%s does not match %s", p, pattern)
 			}
-			pattern := regexp.MustCompile("^(?:" + known.FindStringSubmatch(rules(t, o)[0].Expr)[1] + ")$")
-			for _, hash := range []string{"6d4f5c7b9d", "5c7b9d"} {
-				if p := pod(deployment, hash); !pattern.MatchString(p) {
-					t.Errorf("%s does not match %s", p, pattern)
-				}
-				for _, other := range []string{"a" + deployment, deployment + "-b"} {
-					if p := pod(other, hash); len(deployment) < 40 && pattern.MatchString(p) {
-						t.Errorf("%s of another release matches %s", p, pattern)
-					}
+			for _, other := range []string{"a" + deployment, deployment + "-b"} {
+				if p := pod(other, hash); len(deployment) < 40 && pattern.MatchString(p) {
+					t.Errorf("%s of another release matches %s", p, pattern)
 				}
 			}
 		}

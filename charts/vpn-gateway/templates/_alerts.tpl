@@ -12,7 +12,7 @@ what its expression gives, and <duration> for the same as a length of time.
 {{- $gateway := printf "%s in namespace %s" $name $namespace -}}
 {{- $probe := printf "kubectl --namespace %s exec <pod> -- /vpn-agent probe http://127.0.0.1:%d" $namespace (int .Values.ports.http) -}}
 {{- $logs := printf "kubectl --namespace %s logs <pod>" $namespace -}}
-{{- $least := .Values.autoscaling.enabled | ternary .Values.autoscaling.minReplicas .Values.replicaCount | int -}}
+{{- $least := include "vpn-gateway.leastReplicas" . | int -}}
 {{- $replicas := include "vpn-gateway.hasReplicas" . | eq "true" -}}
 - alert: VPNGatewayAbsent
   when: {{ gt $least 0 }}

@@ -100,6 +100,15 @@ annotations:
 {{- if ne .Values.server.dataPlane "kernel" }}true{{ end -}}
 {{- end -}}
 
+{{/* The least number of replicas: the autoscaler's where there is one, else what is asked for. */}}
+{{- define "vpn-gateway.leastReplicas" -}}
+{{- if .Values.autoscaling.enabled -}}
+{{- int .Values.autoscaling.minReplicas -}}
+{{- else -}}
+{{- int .Values.replicaCount -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The port that clients dial: what follows the last colon of server.publicEndpoint. */}}
 {{- define "vpn-gateway.publicPort" -}}
 {{- .Values.server.publicEndpoint | splitList ":" | last | int -}}

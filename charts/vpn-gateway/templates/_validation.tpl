@@ -99,9 +99,8 @@ service.healthCheckNodePort {{ . }} is for type LoadBalancer with externalTraffi
 {{/* Faults of how many Pods there are, and of who may take them away, one to a line. */}}
 {{- define "vpn-gateway.scaleFaults" -}}
 {{- $scaling := .Values.autoscaling -}}
-{{- $replicas := int .Values.replicaCount -}}
+{{- $replicas := include "vpn-gateway.leastReplicas" . | int -}}
 {{- if $scaling.enabled -}}
-{{- $replicas = int $scaling.minReplicas -}}
 {{- if gt (int $scaling.minReplicas) (int $scaling.maxReplicas) }}
 autoscaling.minReplicas {{ int $scaling.minReplicas }} is greater than autoscaling.maxReplicas {{ int $scaling.maxReplicas }}; raise the one or lower the other
 {{- end -}}
