@@ -134,7 +134,7 @@ func (r *replicas) connectAll(ctx context.Context) error {
 		}
 	}
 	time.Sleep(pastSecondHandshake)
-	return nil
+	return r.balancer.KnowFlows()
 }
 
 // tunnelAddress is that of a client in the tunnel.

@@ -74,6 +74,9 @@ func newMany(t *testing.T, replicas, clients int) *many {
 	}
 	everyoneAnswered(t, m.clients)
 	time.Sleep(pastSecondHandshake)
+	if err := m.balancer.KnowFlows(); err != nil {
+		t.Fatal(err)
+	}
 	m.wantTotal(t, clients)
 	m.reset()
 	return m

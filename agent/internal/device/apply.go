@@ -150,9 +150,15 @@ func (d *device) configure(p plan.Device) error {
 			errs = append(errs, fmt.Errorf("listening on UDP port %d: %w", *p.ListenPort, err))
 		}
 	}
-	if len(p.Peers) > 0 {
-		if err := d.backend.write(wgtypes.Config{Peers: peerConfigs(p.Peers)}); err != nil {
-			errs = append(errs, fmt.Errorf("changing %d peers: %w", len(p.Peers), err))
+	changes, calls := apart(p.Peers)
+	if len(calls) > 0 { // first, since they are waited for
+		if err := d.backend.call(calls); err != nil {
+			errs = append(errs, fmt.Errorf("calling %d peers: %w", len(calls), err))
+		}
+	}
+	if len(changes) > 0 {
+		if err := d.backend.write(wgtypes.Config{Peers: peerConfigs(changes)}); err != nil {
+			errs = append(errs, fmt.Errorf("changing %d peers: %w", len(changes), err))
 		}
 	}
 	return errors.Join(errs...)

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.zx2c4.com/wireguard/wgctrl/wgtypes"
 
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
@@ -61,6 +62,9 @@ type backend interface {
 	read(visit func(*state.ObservedPeer)) (state.ObservedDevice, error)
 	// write changes what a configuration names, and leaves the rest alone.
 	write(c wgtypes.Config) error
+	// call begins handshakes and sends nudges. Those that are lost WireGuard repeats, or
+	// whoever asked for them.
+	call(list []plan.Peer) error
 	// vacant fails where port cannot be bound, and changes nothing.
 	vacant(port uint16) error
 	// bind makes sure that the device of a link that is up has its UDP port.

@@ -29,6 +29,14 @@ const (
 	// answered by then, it falls silent, before WireGuard begins another handshake by
 	// itself (REKEY_TIMEOUT, 5 s): it might undo what a sibling has begun meanwhile.
 	callingFor = 3500 * time.Millisecond
+	// betweenCalls is how long to wait after a sibling has called a peer: of two
+	// initiations within 20 ms it drops the second (INITIATIONS_PER_SECOND, section 6.1 of
+	// the whitepaper), and what is on its way may be late.
+	betweenCalls = 30 * time.Millisecond
+	// reluctance is for how long a replica that leaves waits before it calls a peer: the
+	// load balancer is about to move it on, and where several leave at once, those that stay
+	// have enough to do.
+	reluctance = 50 * time.Millisecond
 	// callersKept bounds the addresses that a peer is called at in turn.
 	callersKept = 8
 )
@@ -38,6 +46,7 @@ const (
 // each address has a back-off of its own, and they take turns.
 type calling struct {
 	callers []caller
+	first   time.Time // the first packet
 	seen    time.Time // the last packet
 	last    time.Time // the last call
 	turn    time.Duration
@@ -49,6 +58,7 @@ type calling struct {
 	unheard  bool // it had a session with us, and did not answer
 	nudged   time.Time
 	nudges   int
+	held     time.Time // when to look at a packet again that came too soon
 }
 
 // caller is an address that packets of a peer come from.
@@ -158,7 +168,7 @@ func (c *calling) isNudge(now time.Time) bool {
 func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 	c := r.calls[id]
 	if c == nil {
-		c = &calling{}
+		c = &calling{first: now}
 		r.calls[id] = c
 	}
 	c.seen = now
@@ -207,6 +217,12 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		// It may be elsewhere than a moment ago: whoever translates its address gives it
 		// another port where we were quicker to send to the one that it had.
 		e.Calls = []Call{r.nudge(newest.Index, Call{Peer: p.PublicKey, Port: port, Endpoint: from})}
+	case now.Before(r.notBefore(s.Peer, c)):
+		e.Refused = TooSoon
+		if !now.Before(c.held) {
+			c.held = r.notBefore(s.Peer, c)
+			e.Reminders = []Reminder{{After: c.held.Sub(now), Peer: s.Peer, Index: index, Port: port, From: from}}
+		}
 	case !c.isTurn(from, now):
 		e.Refused = TooSoon
 	default:
@@ -215,9 +231,18 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 			// one's session alone. It has never used ours: nothing is lost with it.
 			r.giveUp(s.Peer, Session{}, s, &e)
 		}
-		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
+		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, now, &e)
 	}
 	return e
+}
+
+// notBefore is when a peer may be called that somebody else has called, or will have to.
+func (r *Replica) notBefore(id PeerID, c *calling) time.Time {
+	until := r.begun[id].Add(betweenCalls)
+	if leaves := c.first.Add(reluctance); r.members[r.self].Draining && leaves.After(until) {
+		return leaves
+	}
+	return until
 }
 
 // isBehind reports whether a packet by an older session than a sibling's is no reason to
@@ -260,9 +285,11 @@ func (r *Replica) isCalled(id PeerID) bool {
 	return c != nil && c.called
 }
 
-// call calls a peer, for which the device forgets what it knows of it.
-func (r *Replica) call(id PeerID, c Call, e *Effects) {
+// call calls a peer, for which the device forgets what it knows of it. Siblings are told:
+// the load balancer may move the peer on before it has answered.
+func (r *Replica) call(id PeerID, c Call, now time.Time, e *Effects) {
 	r.undo(id)
+	e.Tell = append(e.Tell, Session{Peer: id, Holder: r.self, Since: now, Port: c.Port, Endpoint: c.Endpoint})
 	r.calls[id].called, r.loud[id] = true, true
 	e.Calling = true
 	e.Calls = append(e.Calls, c)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -58,8 +59,9 @@ type Fleet struct {
 	keys      []key.Private // in the ring, the one in use last
 	siblings  map[string]sibling
 	draining  bool
-	view      *state.Fleet // nil: to be made anew
-	add, drop []uint32     // for Watch
+	view      *state.Fleet    // nil: to be made anew
+	add       []uint32        // for Watch
+	drop      map[uint32]bool // likewise, when there is time
 	names     map[key.Public]string
 
 	changed chan struct{}
@@ -107,8 +109,9 @@ const (
 	// not use any more: their clocks may be behind.
 	keyLasts = time.Minute
 	// watchRest is how long to leave the kernel alone after it was told of indices: each
-	// time costs as much as hundreds of indices at once.
-	watchRest = 20 * time.Millisecond
+	// time costs as much as hundreds of indices at once. Where it took long, because
+	// processors are busy, it is watchShare times as long, up to longestWatchRest.
+	watchRest, watchShare, longestWatchRest = 20 * time.Millisecond, 4, 80 * time.Millisecond
 	// sendRest is how long to wait with the next message after one: where many peers come
 	// at once, one message tells of several.
 	sendRest = 2 * time.Millisecond
@@ -126,7 +129,7 @@ const (
 func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
-		options: o, replica: NewReplica(o.Name, len(o.Inherited) > 0), siblings: map[string]sibling{},
+		options: o, replica: NewReplica(o.Name, len(o.Inherited) > 0), siblings: map[string]sibling{}, drop: map[uint32]bool{},
 		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
@@ -219,7 +222,13 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	if e.Elsewhere || e.Calling {
 		f.view = nil
 	}
-	f.add, f.drop = append(f.add, e.Strangers...), append(f.drop, e.Known...)
+	f.add = append(f.add, e.Strangers...)
+	for _, index := range e.Known {
+		f.drop[index] = true
+	}
+	for _, index := range e.Strangers {
+		delete(f.drop, index)
+	}
 	f.ask(e.Calls)
 	names := f.names
 	f.mu.Unlock()
@@ -227,8 +236,8 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	if e.Elsewhere {
 		wake(f.changed)
 	}
-	if len(e.Strangers)+len(e.Known) > 0 {
-		wake(f.watch)
+	if len(e.Strangers) > 0 {
+		wake(f.watch) // what is known can wait
 	}
 	if len(e.Publish)+len(e.Yielded) > 0 {
 		wake(f.made)
@@ -414,6 +423,7 @@ func (f *Fleet) tick(ctx context.Context) {
 
 // watchStrangers has the kernel tell of the indices that it should.
 func (f *Fleet) watchStrangers(ctx context.Context) {
+	var dropped time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -421,10 +431,17 @@ func (f *Fleet) watchStrangers(ctx context.Context) {
 		case <-f.watch:
 		}
 		f.mu.Lock()
-		add, drop := f.add, f.drop
-		f.add, f.drop = nil, nil
+		start := time.Now()
+		var drop []uint32
+		if start.Sub(dropped) >= tickEvery {
+			drop, dropped = slices.Collect(maps.Keys(f.drop)), start
+			clear(f.drop)
+		}
+		add := f.add
+		f.add = nil
 		f.mu.Unlock()
-		err, rest := f.options.Watch(add, drop), watchRest
+		err := f.options.Watch(add, drop)
+		rest := min(max(watchShare*time.Since(start), watchRest), longestWatchRest)
 		if err != nil {
 			f.options.Log.Error("cannot watch for peers of other replicas, trying again", "error", err)
 			rest = watchAgain

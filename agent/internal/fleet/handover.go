@@ -32,20 +32,27 @@ const (
 	orphanEvery = 60 * time.Second
 )
 
-// Reminder asks to look at a session that a peer has made with us a moment ago, or at a
-// handshake that is not proven yet.
+// Reminder asks to look at a session that a peer has made with us a moment ago, at a
+// handshake that is not proven yet, or at a packet that had to wait.
 type Reminder struct {
 	After time.Duration
 	Peer  PeerID
 	Index uint32
 	// Handshake says that it is of a handshake: nothing, where the peer uses it by then.
 	Handshake bool
+	// Port and From are those of a packet.
+	Port uint16
+	From netip.AddrPort
 }
+
+// lastReminder is when siblings are told of an adopted peer again: the message to its former
+// holder may have been lost, and of six replicas gossip misses one now and then.
+const lastReminder = 250 * time.Millisecond
 
 // remindersOf are sent until whatever the former holder had under way has arrived.
 func remindersOf(s Session) []Reminder {
 	var out []Reminder
-	for _, after := range []time.Duration{30 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond} {
+	for _, after := range []time.Duration{30 * time.Millisecond, 100 * time.Millisecond, lastReminder} {
 		out = append(out, Reminder{After: after, Peer: s.Peer, Index: s.Index})
 	}
 	return out
@@ -54,6 +61,11 @@ func remindersOf(s Session) []Reminder {
 // Remind carries a reminder out, unless the peer has another session by now.
 func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	switch {
+	case m.From.IsValid():
+		if r.calls[m.Peer] == nil { // a sibling has it
+			return e
+		}
+		return r.Stranger(m.Index, m.Port, m.From, now)
 	case !m.Handshake:
 	case r.Began(m.Index):
 		return r.unproven(m, now)
@@ -67,6 +79,9 @@ func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	}
 	// To where it answered, whatever came from elsewhere meanwhile.
 	e.Calls = []Call{r.nudge(s.Index, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint})}
+	if m.After == lastReminder && !m.Handshake {
+		e.Tell = []Session{s}
+	}
 	return e
 }
 
@@ -160,7 +175,7 @@ func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
 		return
 	}
 	c.unasked++
-	r.call(s.Peer, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
+	r.call(s.Peer, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint}, now, e)
 }
 
 // Offers are the connected peers that a replica that leaves still has, for the

@@ -18,10 +18,16 @@ func (r *Replica) hintOf(index uint32, s started) Session {
 	return Session{Index: index, Peer: s.peer, Holder: r.self, Since: s.at, Port: s.port, Endpoint: s.endpoint}
 }
 
+// A hint without an index says that a sibling calls the peer.
+
 // hint takes a hint. Of each peer there is one: who has recorded many initiations, or
 // begins many handshakes, must not fill what others need.
 func (r *Replica) hint(s Session, now time.Time, e *Effects) {
 	_, isConfigured := r.peers[s.Peer]
+	if s.Index == 0 && isConfigured {
+		r.begun[s.Peer] = s.Since
+		return
+	}
 	_, isHinted := r.hints[s.Index]
 	if _, known := r.table.Find(s.Index); known || isHinted || !isConfigured || r.Began(s.Index) || now.Sub(s.Since) >= sessionLifetime {
 		return

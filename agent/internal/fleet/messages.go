@@ -99,12 +99,11 @@ func (f *Fleet) publish(e Effects) {
 	for _, s := range e.PassOn {
 		f.queue.QueueBroadcast(&broadcast{s})
 	}
-	if len(e.Publish) == 0 {
-		return
-	}
-	select {
-	case f.outbox <- e.Publish:
-	default: // by gossip, then
+	if news := append(e.Publish[:len(e.Publish):len(e.Publish)], e.Tell...); len(news) > 0 {
+		select {
+		case f.outbox <- news:
+		default: // by gossip, then
+		}
 	}
 }
 

@@ -29,9 +29,9 @@ func (n *node) do(e Effects) {
 			w.traceSession(s, n.name+" publishes")
 		}
 	}
-	if len(e.Publish) > 0 {
+	if straight := slices.Concat(e.Publish, e.Tell); len(straight) > 0 {
 		for _, o := range n.siblings() {
-			n.tell(o, e.Publish, "straight")
+			n.tell(o, straight, "straight")
 		}
 	}
 	news := slices.Concat(e.Publish, e.PassOn)

@@ -1,19 +1,13 @@
 package plan
 
 import (
-	"time"
-
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
 
-// wake is a keepalive interval for peers that have none: switching it on sends a
-// packet at once, and without a session that is a handshake.
-const wake = 25 * time.Second
-
-// Calls plans handshakes with peers of desired, and nothing else. A peer is renewed
-// for it: what is left of an older session would be used in place of a new one. Peers
-// that are not known any more are left out.
+// Calls plans handshakes with peers of desired, nudges and silences, and nothing else. Of
+// several calls of one peer the last handshake counts, whatever nudges come. Peers that
+// are not known any more are left out.
 func Calls(desired state.Desired, calls []state.Call) Plan {
 	var p Plan
 	for i := range desired.Tunnels {
@@ -27,44 +21,32 @@ func Calls(desired state.Desired, calls []state.Call) Plan {
 		if len(called) == 0 {
 			continue
 		}
-		// First all handshakes, which are waited for, then what puts things right again.
-		var wakes, rests []Peer
+		var peers []Peer
 		for j := range t.Device.Peers {
 			want := &t.Device.Peers[j]
 			if c, ok := called[want.PublicKey]; ok {
-				first, rest := call(want, c)
-				wakes, rests = append(wakes, first...), append(rests, rest...)
+				peers = append(peers, call(want, c))
 			}
 		}
-		p.add(Tunnel{Slot: t.Slot, Link: Link{Name: t.Link.Name}, Device: Device{Peers: append(wakes, rests...)}})
+		p.add(Tunnel{Slot: t.Slot, Link: Link{Name: t.Link.Name}, Device: Device{Peers: peers}})
 	}
 	return p
 }
 
-// call wakes a peer, and then gives it the keepalive that it is to have.
-func call(want *state.Peer, c state.Call) (first, rest []Peer) {
-	keepalive := func(interval time.Duration) Peer {
-		return Peer{Operation: Update, Name: want.Name, PublicKey: want.PublicKey, Keepalive: &interval}
+// call has all that the peer shall have: a data plane may have to make it anew.
+func call(want *state.Peer, c state.Call) Peer {
+	p := add(*want)
+	switch {
+	case c.Silence:
+		p.Operation, p.Endpoint, p.Keepalive = Renew, nil, nil
+		return p
+	case c.Nudge:
+		p = Peer{Operation: Nudge, Name: want.Name, PublicKey: want.PublicKey, Keepalive: p.Keepalive}
+	default:
+		p.Operation = Call
 	}
-	on := want.Keepalive
-	if on == 0 {
-		on, rest = wake, []Peer{keepalive(0)}
-	}
-	if c.Nudge {
-		off := keepalive(0)
-		if c.Endpoint.IsValid() {
-			off.Endpoint = &c.Endpoint
-		}
-		return []Peer{off, keepalive(on)}, rest
-	}
-	p := renew(*want)
-	if c.Silence {
-		p.Endpoint, p.Keepalive = nil, nil
-		return []Peer{p}, nil
-	}
-	p.Keepalive = &on
 	if c.Endpoint.IsValid() {
 		p.Endpoint = &c.Endpoint
 	}
-	return []Peer{p}, rest
+	return p
 }

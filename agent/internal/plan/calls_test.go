@@ -14,7 +14,7 @@ import (
 func TestCalls(t *testing.T) {
 	alice, site := key.GeneratePrivate().Public(), key.GeneratePrivate().Public()
 	from, office := netip.MustParseAddrPort("192.0.2.7:4500"), netip.MustParseAddrPort("198.51.100.1:51820")
-	off, on, ten := time.Duration(0), wake, 10*time.Second
+	ten := 10 * time.Second
 	desired := state.Desired{Tunnels: []state.Tunnel{{
 		Slot: key.Blue, Link: state.Link{Name: "wg0"},
 		Device: state.Device{Peers: []state.Peer{
@@ -28,19 +28,19 @@ func TestCalls(t *testing.T) {
 		want []Peer
 	}{
 		{"adopted, no keepalive", state.Call{Slot: key.Blue, Peer: alice, Endpoint: from}, []Peer{
-			{Operation: Renew, Name: "alice", PublicKey: alice, Endpoint: &from, Keepalive: &on},
-			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &off},
+			{Operation: Call, Name: "alice", PublicKey: alice, Endpoint: &from},
 		}},
 		{"adopted, with keepalive", state.Call{Slot: key.Blue, Peer: site, Endpoint: from}, []Peer{
-			{Operation: Renew, Name: "site", PublicKey: site, Endpoint: &from, Keepalive: &ten},
+			{Operation: Call, Name: "site", PublicKey: site, Endpoint: &from, Keepalive: &ten},
 		}},
 		{"called where it is configured", state.Call{Slot: key.Blue, Peer: site}, []Peer{
-			{Operation: Renew, Name: "site", PublicKey: site, Endpoint: &office, Keepalive: &ten},
+			{Operation: Call, Name: "site", PublicKey: site, Endpoint: &office, Keepalive: &ten},
 		}},
-		{"nudged, no keepalive", state.Call{Slot: key.Blue, Peer: alice, Nudge: true}, []Peer{
-			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &off},
-			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &on},
-			{Operation: Update, Name: "alice", PublicKey: alice, Keepalive: &off},
+		{"nudged where it is", state.Call{Slot: key.Blue, Peer: site, Nudge: true}, []Peer{
+			{Operation: Nudge, Name: "site", PublicKey: site, Keepalive: &ten},
+		}},
+		{"nudged elsewhere, no keepalive", state.Call{Slot: key.Blue, Peer: alice, Nudge: true, Endpoint: from}, []Peer{
+			{Operation: Nudge, Name: "alice", PublicKey: alice, Endpoint: &from},
 		}},
 		{"silenced, with keepalive and endpoint", state.Call{Slot: key.Blue, Peer: site, Silence: true}, []Peer{
 			{Operation: Renew, Name: "site", PublicKey: site},
@@ -69,14 +69,14 @@ func TestCallsOfOnePeer(t *testing.T) {
 	}
 	nudge := state.Call{Slot: key.Blue, Peer: alice, Nudge: true}
 	p := Calls(desired, []state.Call{nudge, call("192.0.2.1:1"), call("192.0.2.2:2"), nudge})
-	if got := p.Tunnels[0].Device.Peers[0]; got.Operation != Renew || got.Endpoint.String() != "192.0.2.2:2" {
+	if got := p.Tunnels[0].Device.Peers[0]; got.Operation != Call || got.Endpoint.String() != "192.0.2.2:2" {
 		t.Errorf("%+v, want the call to 192.0.2.2:2", got)
 	}
 }
 
 func TestElsewhere(t *testing.T) {
 	k := key.GeneratePrivate().Public()
-	here := state.Peer{Name: "alice", PublicKey: k, Keepalive: wake}
+	here := state.Peer{Name: "alice", PublicKey: k, Keepalive: 25 * time.Second}
 	away := state.Peer{Name: "alice", PublicKey: k, Elsewhere: true}
 	desired := func(p state.Peer) state.Desired {
 		return state.Desired{Tunnels: []state.Tunnel{{Slot: key.Blue, Device: state.Device{Peers: []state.Peer{p}}}}}

@@ -73,10 +73,14 @@ const (
 	Renew            // removes and adds in one: the peer's sessions and where it was are forgotten
 	Update
 	Add
+	Call  // has the peer shake hands: what is left of its sessions is not sent by any more
+	Nudge // sends a packet by the session that there is
 )
 
 // String returns the operation's name.
-func (o Operation) String() string { return [...]string{"remove", "renew", "update", "add"}[o] }
+func (o Operation) String() string {
+	return [...]string{"remove", "renew", "update", "add", "call", "nudge"}[o]
+}
 
 // Peer patches one peer. Nil leaves a field alone.
 type Peer struct {

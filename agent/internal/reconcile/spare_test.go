@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/plan"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/spec"
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/state"
 )
@@ -120,7 +121,19 @@ func TestCallIsOver(t *testing.T) {
 	waiting <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
 	r.call(state.Call{Slot: key.Blue, Peer: publicKey(2)}, waiting)
 	plans := r.device.applied
-	r.want("called", plans[len(plans)-1].Renewed(), []key.Public{publicKey(3)})
+	r.want("called", calledBy(plans[len(plans)-1]), []key.Public{publicKey(3)})
+}
+
+// calledBy are the peers that a plan calls.
+func calledBy(p plan.Plan) (out []key.Public) {
+	for _, t := range p.Tunnels {
+		for _, peer := range t.Device.Peers {
+			if peer.Operation == plan.Call {
+				out = append(out, peer.PublicKey)
+			}
+		}
+	}
+	return out
 }
 
 // TestCallsComeFirst: a client waits for a call, and for what is known of others nobody
@@ -139,7 +152,7 @@ func TestCallsComeFirst(t *testing.T) {
 		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
 		fleet.changed <- struct{}{}
 		r.next(t.Context(), e)
-		r.want("called", r.device.applied[0].Renewed(), []key.Public{publicKey(3)})
+		r.want("called", calledBy(r.device.applied[0]), []key.Public{publicKey(3)})
 		r.want("followed meanwhile", len(fleet.changed), 1)
 		start := time.Now()
 		r.next(t.Context(), e)

@@ -38,9 +38,10 @@ type Topology struct {
 	Node     *NS
 	Service  *NS
 
-	plan Plan
-	all  []*NS
-	pods int
+	plan  Plan
+	all   []*NS
+	pods  int
+	known map[netip.Addr][]uint16 // UDP ports of clients, see KnowFlows
 }
 
 // The networks of a [Topology] that are not told from an address alone.

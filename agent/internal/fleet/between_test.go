@@ -1,0 +1,150 @@
+package fleet
+
+import (
+	"testing"
+	"time"
+
+	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
+)
+
+// A load balancer that loses three replicas within a moment may send a client of the first
+// to the second, and on to one that stays before it has answered. Of two initiations within
+// 20 ms the client would drop the second.
+func TestBetweenCalls(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	start := func(t *testing.T) *troupe {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
+		tr.serve("a", alice, 1, "b", "c")
+		tr.pass(time.Minute)
+		e := tr.stranger("b", 1, home)
+		tr.want("at b", e, NotRefused, call)
+		tr.all["c"].Heard(e.Tell, tr.now)
+		return tr
+	}
+	remind := func(tr *troupe, what string, e Effects, refused Refusal, calls ...Call) {
+		tr.t.Helper()
+		if len(e.Reminders) != 1 {
+			tr.t.Fatalf("%s: %d reminders, want one", what, len(e.Reminders))
+		}
+		tr.pass(e.Reminders[0].After)
+		tr.want(what, tr.all["c"].Remind(e.Reminders[0], tr.now), refused, calls...)
+	}
+	t.Run("moved on", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		first := tr.stranger("c", 1, home)
+		tr.want("at c", first, TooSoon)
+		tr.pass(10 * time.Millisecond)
+		second := tr.stranger("c", 1, home)
+		tr.want("still", second, TooSoon)
+		if len(second.Reminders) != 0 {
+			t.Error("the second packet is kept in mind, too")
+		}
+		tr.pass(-10 * time.Millisecond)
+		remind(tr, "after the other's call", first, NotRefused, call)
+	})
+	t.Run("moved on late", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(betweenCalls)
+		tr.want("at c", tr.stranger("c", 1, home), NotRefused, call)
+	})
+	t.Run("not moved on", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		late := tr.stranger("c", 1, home) // repeated by somebody, or on a detour
+		tr.want("at c", late, TooSoon)
+		tr.serve("b", alice, 2, "a", "c")
+		remind(tr, "it has answered the other one", late, NotRefused)
+	})
+	t.Run("two others call", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		held := tr.stranger("c", 1, home)
+		tr.want("at c", held, TooSoon)
+		tr.pass(10 * time.Millisecond)
+		tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("a"), Since: tr.now}}, tr.now)
+		tr.pass(-10 * time.Millisecond)
+		again := tr.all["c"].Remind(held.Reminders[0], tr.now.Add(held.Reminders[0].After))
+		tr.want("after the first of them", again, TooSoon)
+		tr.pass(held.Reminders[0].After)
+		remind(tr, "after the second", again, NotRefused, call)
+	})
+	t.Run("the call of nobody that is known", func(t *testing.T) {
+		tr := start(t)
+		tr.all["c"].Heard([]Session{{Peer: IDOf(person(2)), Holder: ReplicaIDOf("b"), Since: tr.now}}, tr.now)
+		if n := len(tr.all["c"].begun); n != 1 {
+			t.Errorf("%d calls are kept in mind, want one", n)
+		}
+		tr.pass(time.Second)
+		tr.all["c"].Tick(tr.now)
+		if n := len(tr.all["c"].begun); n != 0 {
+			t.Errorf("%d calls are kept in mind a second later, want none", n)
+		}
+	})
+}
+
+// A replica that leaves calls nobody whom the load balancer is about to move on.
+func TestReluctance(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	start := func(t *testing.T, members ...Member) (tr *troupe, first Effects) {
+		tr = newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
+		tr.serve("a", alice, 1, "b", "c")
+		tr.pass(time.Minute)
+		tr.all["b"].SetMembers(append(members, Member{Name: "a"}, Member{Name: "b", Draining: true}))
+		first = tr.stranger("b", 1, home)
+		tr.want("at the replica that leaves", first, TooSoon)
+		if len(first.Reminders) != 1 || first.Reminders[0].After != reluctance {
+			t.Fatalf("reminders %+v, want one after %s", first.Reminders, reluctance)
+		}
+		return tr, first
+	}
+	t.Run("moved on", func(t *testing.T) {
+		tr, first := start(t, Member{Name: "c"})
+		tr.pass(reluctance / 2)
+		tr.want("at the one that stays", tr.stranger("c", 1, home), NotRefused, call)
+		tr.serve("c", alice, 2, "b")
+		tr.pass(reluctance / 2)
+		tr.want("at the one that leaves", tr.all["b"].Remind(first.Reminders[0], tr.now), NotRefused)
+	})
+	t.Run("moved on, and called", func(t *testing.T) {
+		tr, first := start(t, Member{Name: "c"})
+		tr.pass(reluctance - betweenCalls/2)
+		tr.all["b"].Heard(tr.stranger("c", 1, home).Tell, tr.now)
+		tr.pass(betweenCalls / 2)
+		tr.want("at the one that leaves", tr.all["b"].Remind(first.Reminders[0], tr.now), TooSoon)
+	})
+	t.Run("not moved on", func(t *testing.T) {
+		tr, _ := start(t, Member{Name: "c"})
+		tr.pass(reluctance / 2)
+		tr.want("for a while", tr.stranger("b", 1, home), TooSoon)
+		tr.pass(reluctance / 2)
+		tr.want("that is over", tr.stranger("b", 1, home), NotRefused, call)
+	})
+	t.Run("silent", func(t *testing.T) {
+		tr, first := start(t, Member{Name: "c"})
+		tr.pass(reluctance)
+		tr.want("reminded", tr.all["b"].Remind(first.Reminders[0], tr.now), NotRefused, call)
+	})
+}
+
+// The message to the former holder of a peer may be lost: it is told again, once.
+func TestToldAgain(t *testing.T) {
+	alice := person(1)
+	tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+	tr.serve("a", alice, 1, "b")
+	tr.pass(time.Minute)
+	adopted := tr.serve("b", alice, 2) // a does not hear of it
+	tr.elsewhere("a", nil)
+	told := 0
+	for _, m := range adopted.Reminders {
+		e := tr.all["b"].Remind(m, tr.now.Add(m.After))
+		told += len(e.Tell)
+		tr.all["a"].Heard(e.Tell, tr.now.Add(m.After))
+	}
+	if told != 1 {
+		t.Errorf("told %d times again, want once", told)
+	}
+	tr.elsewhere("a", map[key.Public]string{alice: "b"})
+}

@@ -1,0 +1,143 @@
+package netns
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	vnetns "github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// The node's connection tracking has a client's flow stay with its Pod. To list all flows
+// the kernel walks a table of the whole machine, of hundreds of thousands of places: 20 ms
+// of a processor, which everybody feels who is measured meanwhile. To forget a flow by its
+// name takes microseconds.
+
+// KnowFlows looks by which ports clients send UDP packets to public, so that [Topology.Move]
+// need not. Who comes by another one later stays where it was: it is for clients that keep
+// their sockets.
+func (t *Topology) KnowFlows(public netip.AddrPort) error {
+	all, err := t.flows(public)
+	if err != nil {
+		return err
+	}
+	t.known = map[netip.Addr][]uint16{}
+	for _, flow := range all {
+		if client, ok := netip.AddrFromSlice(flow.Forward.SrcIP); ok && flow.Forward.DstPort == public.Port() && flow.Forward.Protocol == unix.IPPROTO_UDP {
+			client = client.Unmap()
+			t.known[client] = append(t.known[client], flow.Forward.SrcPort)
+		}
+	}
+	return nil
+}
+
+// forgetFlows forgets clients' UDP flows to public that lead elsewhere than to their Pods.
+func (t *Topology) forgetFlows(public netip.AddrPort, to map[netip.Addr]netip.AddrPort) error {
+	unknown := map[netip.Addr]netip.AddrPort{}
+	var errs []error
+	var known []netip.AddrPort
+	for client, pod := range to {
+		if t.known[client] == nil {
+			unknown[client] = pod
+		}
+		for _, port := range t.known[client] {
+			known = append(known, netip.AddrPortFrom(client, port))
+		}
+	}
+	if len(known) > 0 {
+		errs = append(errs, t.forget(public, known))
+	}
+	if len(unknown) > 0 {
+		handle, err := netlink.NewHandleAt(t.Node.handle, unix.NETLINK_NETFILTER)
+		if err != nil {
+			return errors.Join(append(errs, fmt.Errorf("connection tracking of the node: %w", err))...)
+		}
+		defer handle.Close()
+		_, err = handle.ConntrackDeleteFilters(netlink.ConntrackTable, conntrackFamily(public.Addr()), staleFlows{public.Port(), unknown})
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("forgetting the flows of %d clients: %w", len(to), err)
+	}
+	return nil
+}
+
+// flows lists those that the node keeps track of.
+func (t *Topology) flows(public netip.AddrPort) ([]*netlink.ConntrackFlow, error) {
+	handle, err := netlink.NewHandleAt(t.Node.handle, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, fmt.Errorf("connection tracking of the node: %w", err)
+	}
+	defer handle.Close()
+	all, err := handle.ConntrackTableList(netlink.ConntrackTable, conntrackFamily(public.Addr()))
+	if err != nil {
+		return nil, fmt.Errorf("listing the node's flows: %w", err)
+	}
+	return all, nil
+}
+
+// forget forgets the UDP flows from these clients to public.
+func (t *Topology) forget(public netip.AddrPort, clients []netip.AddrPort) error {
+	socket, err := nl.GetNetlinkSocketAt(t.Node.handle, vnetns.None(), unix.NETLINK_NETFILTER)
+	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
+	var errs []error
+	for _, client := range clients {
+		request := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		request.Sockets = sockets
+		request.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(conntrackFamily(public.Addr())), Version: nl.NFNETLINK_V0})
+		request.AddData(tuple(client, public))
+		if _, err := request.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+			errs = append(errs, fmt.Errorf("the flow from %s: %w", client, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tuple names a UDP flow (CTA_TUPLE_ORIG, linux/netfilter/nfnetlink_conntrack.h).
+func tuple(from, to netip.AddrPort) *nl.RtAttr {
+	source, target := nl.CTA_IP_V4_SRC, nl.CTA_IP_V4_DST
+	if !from.Addr().Is4() {
+		source, target = nl.CTA_IP_V6_SRC, nl.CTA_IP_V6_DST
+	}
+	port := func(p uint16) []byte { return binary.BigEndian.AppendUint16(nil, p) }
+	out := nl.NewRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_ORIG, nil)
+	addresses := out.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_IP, nil)
+	addresses.AddRtAttr(source, from.Addr().AsSlice())
+	addresses.AddRtAttr(target, to.Addr().AsSlice())
+	protocol := out.AddRtAttr(unix.NLA_F_NESTED|nl.CTA_TUPLE_PROTO, nil)
+	protocol.AddRtAttr(nl.CTA_PROTO_NUM, []byte{unix.IPPROTO_UDP})
+	protocol.AddRtAttr(nl.CTA_PROTO_SRC_PORT, port(from.Port()))
+	protocol.AddRtAttr(nl.CTA_PROTO_DST_PORT, port(to.Port()))
+	return out
+}
+
+func conntrackFamily(a netip.Addr) netlink.InetFamily {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// staleFlows are the UDP flows of clients to a port that still lead to another Pod. Those
+// that have found the new one stay, as with kube-proxy.
+type staleFlows struct {
+	port uint16
+	to   map[netip.Addr]netip.AddrPort // by client
+}
+
+// MatchConntrackFlow implements [netlink.CustomConntrackFilter].
+func (s staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
+	client, _ := netip.AddrFromSlice(flow.Forward.SrcIP)
+	pod, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
+	to, ok := s.to[client.Unmap()]
+	return ok && flow.Forward.Protocol == unix.IPPROTO_UDP && flow.Forward.DstPort == s.port &&
+		netip.AddrPortFrom(pod.Unmap(), flow.Reverse.SrcPort) != to
+}
