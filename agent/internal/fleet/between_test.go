@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 
@@ -147,4 +148,39 @@ func TestToldAgain(t *testing.T) {
 		t.Errorf("told %d times again, want once", told)
 	}
 	tr.elsewhere("a", map[key.Public]string{alice: "b"})
+}
+
+// A NAT may give a client another port just when it is called: it is called there, once, and
+// does not wait for its turn.
+func TestRemapped(t *testing.T) {
+	alice := person(1)
+	port := func(p uint16) netip.AddrPort { return netip.AddrPortFrom(home.Addr(), p) }
+	call := func(p uint16) Call { return Call{Peer: alice, Port: 51820, Endpoint: port(p)} }
+	start := func(t *testing.T) *troupe {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+		tr.serve("a", alice, 1, "b")
+		tr.pass(time.Minute)
+		tr.want("the first port", tr.stranger("b", 1, port(1)), NotRefused, call(1))
+		tr.pass(betweenCalls / 2)
+		return tr
+	}
+	t.Run("once", func(t *testing.T) {
+		tr := start(t)
+		tr.want("another port", tr.stranger("b", 1, port(2)), TooSoon)
+		tr.pass(betweenCalls / 2)
+		tr.want("for 30 ms", tr.stranger("b", 1, port(2)), NotRefused, call(2))
+		tr.pass(betweenCalls)
+		tr.want("a third port", tr.stranger("b", 1, port(3)), TooSoon)
+	})
+	t.Run("both are in use", func(t *testing.T) {
+		tr := start(t)
+		tr.want("the first port", tr.stranger("b", 1, port(1)), TooSoon)
+		tr.pass(betweenCalls)
+		tr.want("another port", tr.stranger("b", 1, port(2)), TooSoon)
+	})
+	t.Run("another address", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(betweenCalls)
+		tr.want("somebody", tr.stranger("b", 1, spy), TooSoon)
+	})
 }

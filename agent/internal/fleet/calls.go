@@ -59,6 +59,7 @@ type calling struct {
 	nudged   time.Time
 	nudges   int
 	held     time.Time // when to look at a packet again that came too soon
+	remapped bool      // it was called again because its port had changed
 }
 
 // caller is an address that packets of a peer come from.
@@ -86,9 +87,11 @@ func retry(calls int) time.Duration {
 // back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	i, ok := c.note(from, now)
-	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn || c.isAnswered(now) || !c.callers[i].due(now) {
+	isRemapped := ok && c.isRemapped(&c.callers[i], now)
+	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn && !isRemapped || c.isAnswered(now) || !c.callers[i].due(now) {
 		return false
 	}
+	c.remapped = c.remapped || isRemapped
 	for j := range c.callers {
 		o := &c.callers[j]
 		if j != i && o.due(now) && now.Sub(o.seen) < firstRetry && before(o, &c.callers[i]) {
@@ -104,6 +107,18 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 		c.turn = firstRetry
 	}
 	return true
+}
+
+// isRemapped reports whether a NAT has given the peer another port since it was called, as
+// happens where the load balancer forgets its flow just then: what was sent to the old one
+// leads nowhere. Ports can be made up: it counts once.
+func (c *calling) isRemapped(o *caller, now time.Time) bool {
+	if c.remapped || o.calls > 0 || now.Sub(c.last) < betweenCalls {
+		return false
+	}
+	return slices.ContainsFunc(c.callers, func(called caller) bool {
+		return called.from.Addr() == o.from.Addr() && called.calls > 0 && called.last.Equal(c.last) && !called.seen.After(c.last)
+	})
 }
 
 // isAnswered reports whether a response to the last call came in a moment ago. To call

@@ -39,13 +39,13 @@ func (t *Topology) KnowFlows(public netip.AddrPort) error {
 func (t *Topology) forgetFlows(public netip.AddrPort, to map[netip.Addr]netip.AddrPort) error {
 	unknown := map[netip.Addr]netip.AddrPort{}
 	var errs []error
-	var known []netip.AddrPort
+	known := map[netip.AddrPort]netip.AddrPort{}
 	for client, pod := range to {
 		if t.known[client] == nil {
 			unknown[client] = pod
 		}
 		for _, port := range t.known[client] {
-			known = append(known, netip.AddrPortFrom(client, port))
+			known[netip.AddrPortFrom(client, port)] = pod
 		}
 	}
 	if len(known) > 0 {
@@ -80,25 +80,55 @@ func (t *Topology) flows(public netip.AddrPort) ([]*netlink.ConntrackFlow, error
 	return all, nil
 }
 
-// forget forgets the UDP flows from these clients to public.
-func (t *Topology) forget(public netip.AddrPort, clients []netip.AddrPort) error {
+// forget forgets the UDP flows to public that lead elsewhere than to these Pods.
+func (t *Topology) forget(public netip.AddrPort, to map[netip.AddrPort]netip.AddrPort) error {
 	socket, err := nl.GetNetlinkSocketAt(t.Node.handle, vnetns.None(), unix.NETLINK_NETFILTER)
 	if err != nil {
 		return err
 	}
 	defer socket.Close()
 	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
-	var errs []error
-	for _, client := range clients {
-		request := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+	ask := func(client netip.AddrPort, what, flags int) ([][]byte, error) {
+		request := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|what, flags)
 		request.Sockets = sockets
 		request.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(conntrackFamily(public.Addr())), Version: nl.NFNETLINK_V0})
 		request.AddData(tuple(client, public))
-		if _, err := request.Execute(unix.NETLINK_NETFILTER, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return request.Execute(unix.NETLINK_NETFILTER, 0)
+	}
+	var errs []error
+	for client, pod := range to {
+		flow, err := ask(client, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
+		if err == nil && len(flow) > 0 && answers(flow[0]) != pod.Addr() {
+			_, err = ask(client, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		}
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("the flow from %s: %w", client, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// answers is who answers in a flow, as the kernel describes it; the zero address where it
+// does not say.
+func answers(flow []byte) netip.Addr {
+	addresses := attribute(attribute(flow[min(len(flow), nl.SizeofNfgenmsg):], nl.CTA_TUPLE_REPLY), nl.CTA_TUPLE_IP)
+	for _, source := range []uint16{nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC} {
+		if a, ok := netip.AddrFromSlice(attribute(addresses, source)); ok {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// attribute returns the value of an attribute, nil where there is none of that kind.
+func attribute(list []byte, kind uint16) []byte {
+	all, _ := nl.ParseRouteAttr(list) // up to what cannot be read
+	for _, a := range all {
+		if a.Attr.Type&^unix.NLA_F_NESTED == kind {
+			return a.Value
+		}
+	}
+	return nil
 }
 
 // tuple names a UDP flow (CTA_TUPLE_ORIG, linux/netfilter/nfnetlink_conntrack.h).
