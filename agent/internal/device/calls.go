@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"io/fs"
 	"time"
 
@@ -72,16 +73,19 @@ func (u *userspace) call(list []plan.Peer) error {
 	if device == nil {
 		return fs.ErrClosed
 	}
+	bind := device.Bind() // for which all senders wait
+	var errs []error
 	for i := range list {
 		p := &list[i]
 		peer := device.LookupPeer(wgdevice.NoisePublicKey(p.PublicKey))
 		if peer == nil {
-			continue // removed meanwhile
+			continue // removed meanwhile, or not there yet: it comes by itself, or is called again
 		}
 		if p.Endpoint != nil {
-			endpoint, err := device.Bind().ParseEndpoint(p.Endpoint.String())
+			endpoint, err := bind.ParseEndpoint(p.Endpoint.String())
 			if err != nil {
-				return err
+				errs = append(errs, err)
+				continue
 			}
 			peer.SetEndpointFromPacket(endpoint)
 		}
@@ -93,5 +97,5 @@ func (u *userspace) call(list []plan.Peer) error {
 		// What cannot be sent is repeated, like what is lost, and wireguard-go has said so.
 		_ = peer.SendHandshakeInitiation(false)
 	}
-	return nil
+	return errors.Join(errs...)
 }

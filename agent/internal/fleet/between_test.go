@@ -64,12 +64,30 @@ func TestBetweenCalls(t *testing.T) {
 		held := tr.stranger("c", 1, home)
 		tr.want("at c", held, TooSoon)
 		tr.pass(10 * time.Millisecond)
-		tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("a"), Since: tr.now}}, tr.now)
+		tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("a"), Since: tr.now, Endpoint: home}}, tr.now)
 		tr.pass(-10 * time.Millisecond)
 		again := tr.all["c"].Remind(held.Reminders[0], tr.now.Add(held.Reminders[0].After))
 		tr.want("after the first of them", again, TooSoon)
 		tr.pass(held.Reminders[0].After)
 		remind(tr, "after the second", again, NotRefused, call)
+	})
+	t.Run("called elsewhere", func(t *testing.T) { // as whoever repeats its packets would have it
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		away := netip.AddrPortFrom(spy.Addr(), home.Port())
+		tr.want("at c", tr.stranger("c", 1, away), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: away})
+	})
+	t.Run("somebody repeats the message", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		begins := tr.now
+		for tr.stranger("c", 1, home).Refused == TooSoon {
+			tr.pass(10 * time.Millisecond)
+			tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("b"), Since: tr.now, Endpoint: home}}, tr.now)
+			if held := tr.now.Sub(begins); held > longestHold {
+				t.Fatalf("held for %s", held)
+			}
+		}
 	})
 	t.Run("the call of nobody that is known", func(t *testing.T) {
 		tr := start(t)

@@ -37,6 +37,8 @@ const (
 	// load balancer is about to move it on, and where several leave at once, those that stay
 	// have enough to do.
 	reluctance = 50 * time.Millisecond
+	// longestHold bounds both.
+	longestHold = reluctance + betweenCalls
 	// callersKept bounds the addresses that a peer is called at in turn.
 	callersKept = 8
 )
@@ -46,7 +48,6 @@ const (
 // each address has a back-off of its own, and they take turns.
 type calling struct {
 	callers []caller
-	first   time.Time // the first packet
 	seen    time.Time // the last packet
 	last    time.Time // the last call
 	turn    time.Duration
@@ -58,8 +59,10 @@ type calling struct {
 	unheard  bool // it had a session with us, and did not answer
 	nudged   time.Time
 	nudges   int
-	held     time.Time // when to look at a packet again that came too soon
-	remapped bool      // it was called again because its port had changed
+	// first is when the first packet came since the last call, and held when to look again
+	// at one that came too soon.
+	first, held time.Time
+	remapped    bool // it was called again because its port had changed
 }
 
 // caller is an address that packets of a peer come from.
@@ -101,7 +104,7 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	me := &c.callers[i]
 	me.calls++
 	c.calls++
-	me.packets, me.last, c.last = 0, now, now
+	me.packets, me.last, c.last, c.first = 0, now, now, time.Time{}
 	c.turn = min(max(retry(me.calls), retry(1+c.calls/callersKept)), longestTurn)
 	if !from.IsValid() {
 		c.turn = firstRetry
@@ -183,7 +186,7 @@ func (c *calling) isNudge(now time.Time) bool {
 func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 	c := r.calls[id]
 	if c == nil {
-		c = &calling{first: now}
+		c = &calling{}
 		r.calls[id] = c
 	}
 	c.seen = now
@@ -223,6 +226,9 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	c := r.callingOf(s.Peer, now)
+	if c.first.IsZero() {
+		c.first = now
+	}
 	switch {
 	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {
@@ -232,10 +238,11 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		// It may be elsewhere than a moment ago: whoever translates its address gives it
 		// another port where we were quicker to send to the one that it had.
 		e.Calls = []Call{r.nudge(newest.Index, Call{Peer: p.PublicKey, Port: port, Endpoint: from})}
-	case now.Before(r.notBefore(s.Peer, c)):
+	case now.Before(r.notBefore(s.Peer, c, from)):
+		c.note(from, now)
 		e.Refused = TooSoon
 		if !now.Before(c.held) {
-			c.held = r.notBefore(s.Peer, c)
+			c.held = r.notBefore(s.Peer, c, from)
 			e.Reminders = []Reminder{{After: c.held.Sub(now), Peer: s.Peer, Index: index, Port: port, From: from}}
 		}
 	case !c.isTurn(from, now):
@@ -246,16 +253,25 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 			// one's session alone. It has never used ours: nothing is lost with it.
 			r.giveUp(s.Peer, Session{}, s, &e)
 		}
-		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, now, &e)
+		// Siblings are told: the load balancer may move the peer on before it has answered.
+		e.Tell = []Session{{Peer: s.Peer, Holder: r.self, Since: now, Port: port, Endpoint: from}}
+		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
 	}
 	return e
 }
 
-// notBefore is when a peer may be called that somebody else has called, or will have to.
-func (r *Replica) notBefore(id PeerID, c *calling) time.Time {
-	until := r.begun[id].Add(betweenCalls)
+// notBefore is when a peer may be called that a sibling has called at the same address, or
+// will have to. A message of a sibling's may be repeated by anybody: nobody waits for longer
+// than longestHold.
+func (r *Replica) notBefore(id PeerID, c *calling, from netip.AddrPort) (until time.Time) {
+	if b := r.begun[id]; b.at == from.Addr() {
+		until = b.since.Add(betweenCalls)
+	}
 	if leaves := c.first.Add(reluctance); r.members[r.self].Draining && leaves.After(until) {
-		return leaves
+		until = leaves
+	}
+	if most := c.first.Add(longestHold); until.After(most) {
+		return most
 	}
 	return until
 }
@@ -300,11 +316,9 @@ func (r *Replica) isCalled(id PeerID) bool {
 	return c != nil && c.called
 }
 
-// call calls a peer, for which the device forgets what it knows of it. Siblings are told:
-// the load balancer may move the peer on before it has answered.
-func (r *Replica) call(id PeerID, c Call, now time.Time, e *Effects) {
+// call calls a peer, for which the device forgets what it knows of it.
+func (r *Replica) call(id PeerID, c Call, e *Effects) {
 	r.undo(id)
-	e.Tell = append(e.Tell, Session{Peer: id, Holder: r.self, Since: now, Port: c.Port, Endpoint: c.Endpoint})
 	r.calls[id].called, r.loud[id] = true, true
 	e.Calling = true
 	e.Calls = append(e.Calls, c)

@@ -237,7 +237,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 		wake(f.changed)
 	}
 	if len(e.Strangers) > 0 {
-		wake(f.watch) // what is known can wait
+		wake(f.watch) // what is known can wait for the next tick
 	}
 	if len(e.Publish)+len(e.Yielded) > 0 {
 		wake(f.made)
@@ -413,6 +413,9 @@ func (f *Fleet) tick(ctx context.Context) {
 				if gone := s.state == Dead || s.state == Left; gone && now.Sub(s.since) > remembered {
 					delete(f.siblings, name)
 				}
+			}
+			if len(f.drop) > 0 {
+				wake(f.watch)
 			}
 			e := f.replica.Tick(now)
 			e.Known = nil // those that are over: the kernel forgets them by itself

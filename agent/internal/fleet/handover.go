@@ -175,7 +175,7 @@ func (r *Replica) callAt(s Session, now time.Time, e *Effects) {
 		return
 	}
 	c.unasked++
-	r.call(s.Peer, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint}, now, e)
+	r.call(s.Peer, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint}, e)
 }
 
 // Offers are the connected peers that a replica that leaves still has, for the

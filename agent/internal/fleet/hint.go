@@ -1,6 +1,9 @@
 package fleet
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // A peer that has begun a handshake itself uses the session from the moment at which our
 // response reaches it. Where the load balancer moves it just then, or its first packet is
@@ -18,14 +21,20 @@ func (r *Replica) hintOf(index uint32, s started) Session {
 	return Session{Index: index, Peer: s.peer, Holder: r.self, Since: s.at, Port: s.port, Endpoint: s.endpoint}
 }
 
-// A hint without an index says that a sibling calls the peer.
+// A hint without an index says that a sibling calls the peer, and where.
+
+// begun is a sibling's call.
+type begun struct {
+	since time.Time
+	at    netip.Addr
+}
 
 // hint takes a hint. Of each peer there is one: who has recorded many initiations, or
 // begins many handshakes, must not fill what others need.
 func (r *Replica) hint(s Session, now time.Time, e *Effects) {
 	_, isConfigured := r.peers[s.Peer]
 	if s.Index == 0 && isConfigured {
-		r.begun[s.Peer] = s.Since
+		r.begun[s.Peer] = begun{s.Since, s.Endpoint.Addr()}
 		return
 	}
 	_, isHinted := r.hints[s.Index]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -99,11 +100,16 @@ func (f *Fleet) publish(e Effects) {
 	for _, s := range e.PassOn {
 		f.queue.QueueBroadcast(&broadcast{s})
 	}
-	if news := append(e.Publish[:len(e.Publish):len(e.Publish)], e.Tell...); len(news) > 0 {
-		select {
-		case f.outbox <- news:
-		default: // by gossip, then
-		}
+	news := e.Publish
+	if len(f.outbox) < cap(f.outbox)/2 { // else there is more important news
+		news = append(news[:len(news):len(news)], e.Tell...)
+	}
+	if len(news) == 0 {
+		return
+	}
+	select {
+	case f.outbox <- news:
+	default: // what was published goes by gossip, then
 	}
 }
 
@@ -138,7 +144,6 @@ func (f *Fleet) send(ctx context.Context) {
 				more = false
 			}
 		}
-		message := encode(sessions, time.Now())
 		f.mu.Lock()
 		var to []*memberlist.Node
 		for _, s := range f.siblings {
@@ -147,9 +152,12 @@ func (f *Fleet) send(ctx context.Context) {
 			}
 		}
 		f.mu.Unlock()
-		for _, n := range to {
-			if err := f.list.SendBestEffort(n, message); err != nil {
-				f.options.Log.Debug("message not sent, gossip will do", "replica", n.Name, "error", err)
+		for some := range slices.Chunk(sessions, packetSize/wireSession) {
+			message := encode(some, time.Now())
+			for _, n := range to {
+				if err := f.list.SendBestEffort(n, message); err != nil {
+					f.options.Log.Debug("message not sent, gossip will do", "replica", n.Name, "error", err)
+				}
 			}
 		}
 		if !pause(ctx, sendRest) {

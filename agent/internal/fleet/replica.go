@@ -40,8 +40,8 @@ type Replica struct {
 	yielded, recalled map[PeerID]time.Time
 	// missed are the peers of ours whose packets come to a sibling, as it said last.
 	missed map[PeerID]time.Time
-	// begun is when a sibling called a peer last.
-	begun map[PeerID]time.Time
+	// begun are the siblings' last calls.
+	begun map[PeerID]begun
 	// passed are the peers that were being called when a sibling got a session with them.
 	passed map[PeerID]time.Time
 	// gone are the replicas that are no more; this one stands for the process before it in
@@ -100,7 +100,8 @@ type Call struct {
 type Effects struct {
 	// Publish goes to all siblings at once: the peer may be with another one in a moment.
 	Publish []Session
-	// Tell goes to them, too, and is of no use later.
+	// Tell goes to them, too, and not by gossip: calls are of no use later, and sessions were
+	// published before.
 	Tell []Session
 	// PassOn was news from one sibling, and goes on to others.
 	PassOn []Session
@@ -157,7 +158,7 @@ func NewReplica(name string, inherited bool) *Replica {
 		started: newHandshakes(), claims: newClaims(), hints: map[uint32]Session{}, hinted: map[PeerID]uint32{},
 		mine: map[uint32]own{}, calls: map[PeerID]*calling{}, loud: map[PeerID]bool{},
 		elsewhere: map[PeerID]ReplicaID{}, yielded: map[PeerID]time.Time{}, recalled: map[PeerID]time.Time{},
-		missed: map[PeerID]time.Time{}, begun: map[PeerID]time.Time{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]departure{},
+		missed: map[PeerID]time.Time{}, begun: map[PeerID]begun{}, passed: map[PeerID]time.Time{}, gone: map[ReplicaID]departure{},
 	}
 }
 
@@ -404,7 +405,7 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		}
 	}
 	r.claims.expire(now)
-	maps.DeleteFunc(r.begun, func(_ PeerID, at time.Time) bool { return now.Sub(at) >= betweenCalls })
+	maps.DeleteFunc(r.begun, func(_ PeerID, b begun) bool { return now.Sub(b.since) >= betweenCalls })
 	r.tickUnseen(now, &e)
 	r.tickUnheard(now, &e)
 	for id := range r.loud {

@@ -66,8 +66,8 @@ type Device struct {
 // Operation says what a [Peer] patch does.
 type Operation int
 
-// The operations, in the order of application: a removal frees the prefixes
-// that an addition may need.
+// The operations, in the order of application, but for the last two, which come first: a
+// removal frees the prefixes that an addition may need.
 const (
 	Remove Operation = iota
 	Renew            // removes and adds in one: the peer's sessions and where it was are forgotten

@@ -87,7 +87,7 @@ func (p Tunnel) summary(limit int, first bool) []string {
 }
 
 func (p Peer) summary() string {
-	text := fmt.Sprintf("peer %s %s", p.Name, map[Operation]string{Remove: "removed", Renew: "renewed", Update: "updated", Add: "added"}[p.Operation])
+	text := fmt.Sprintf("peer %s %s", p.Name, map[Operation]string{Remove: "removed", Renew: "renewed", Update: "updated", Add: "added", Call: "called", Nudge: "nudged"}[p.Operation])
 	if p.Operation != Update {
 		return text
 	}

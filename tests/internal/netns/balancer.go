@@ -35,10 +35,13 @@ func (b *Balancer) Add(pod netip.AddrPort) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.pods = append(b.pods, pod)
+	delete(b.left, pod)
 }
 
 // Client sends a new client to the Pods in turn.
 func (b *Balancer) Client(a netip.Addr) error {
+	b.sync.Lock()
+	defer b.sync.Unlock()
 	b.mu.Lock()
 	if len(b.pods) == 0 {
 		b.mu.Unlock()
@@ -46,7 +49,7 @@ func (b *Balancer) Client(a netip.Addr) error {
 	}
 	pod := b.turn()
 	b.mu.Unlock()
-	return b.Move(a, pod)
+	return b.move(a, pod)
 }
 
 func (b *Balancer) turn() netip.AddrPort {
@@ -58,6 +61,10 @@ func (b *Balancer) turn() netip.AddrPort {
 func (b *Balancer) Move(a netip.Addr, pod netip.AddrPort) error {
 	b.sync.Lock()
 	defer b.sync.Unlock()
+	return b.move(a, pod)
+}
+
+func (b *Balancer) move(a netip.Addr, pod netip.AddrPort) error {
 	b.mu.Lock()
 	b.clients[a] = pod
 	b.mu.Unlock()
