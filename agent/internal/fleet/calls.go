@@ -226,9 +226,6 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	c := r.callingOf(s.Peer, now)
-	if c.first.IsZero() {
-		c.first = now
-	}
 	switch {
 	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {
@@ -238,13 +235,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		// It may be elsewhere than a moment ago: whoever translates its address gives it
 		// another port where we were quicker to send to the one that it had.
 		e.Calls = []Call{r.nudge(newest.Index, Call{Peer: p.PublicKey, Port: port, Endpoint: from})}
-	case now.Before(r.notBefore(s.Peer, c, from)):
-		c.note(from, now)
-		e.Refused = TooSoon
-		if !now.Before(c.held) {
-			c.held = r.notBefore(s.Peer, c, from)
-			e.Reminders = []Reminder{{After: c.held.Sub(now), Peer: s.Peer, Index: index, Port: port, From: from}}
-		}
+	case r.isHeld(c, Reminder{Peer: s.Peer, Index: index, Port: port, From: from}, now, &e):
 	case !c.isTurn(from, now):
 		e.Refused = TooSoon
 	default:
@@ -258,6 +249,23 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
 	}
 	return e
+}
+
+// isHeld reports whether a packet has to wait, and has it looked at again.
+func (r *Replica) isHeld(c *calling, packet Reminder, now time.Time, e *Effects) bool {
+	if c.first.IsZero() {
+		c.first = now
+	}
+	until := r.notBefore(packet.Peer, c, packet.From)
+	if !now.Before(until) {
+		return false
+	}
+	c.note(packet.From, now)
+	if e.Refused = TooSoon; !now.Before(c.held) {
+		c.held, packet.After = until, until.Sub(now)
+		e.Reminders = []Reminder{packet}
+	}
+	return true
 }
 
 // notBefore is when a peer may be called that a sibling has called at the same address, or
