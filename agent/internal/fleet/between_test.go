@@ -23,6 +23,13 @@ func TestBetweenCalls(t *testing.T) {
 		tr.all["c"].Heard(e.Tell, tr.now)
 		return tr
 	}
+	held := func(t *testing.T) (*troupe, Effects) {
+		tr := start(t)
+		tr.pass(10 * time.Millisecond)
+		e := tr.stranger("c", 1, home)
+		tr.want("at c", e, TooSoon)
+		return tr, e
+	}
 	remind := func(tr *troupe, what string, e Effects, refused Refusal, calls ...Call) {
 		tr.t.Helper()
 		if len(e.Reminders) != 1 {
@@ -32,10 +39,7 @@ func TestBetweenCalls(t *testing.T) {
 		tr.want(what, tr.all["c"].Remind(e.Reminders[0], tr.now), refused, calls...)
 	}
 	t.Run("moved on", func(t *testing.T) {
-		tr := start(t)
-		tr.pass(10 * time.Millisecond)
-		first := tr.stranger("c", 1, home)
-		tr.want("at c", first, TooSoon)
+		tr, first := held(t)
 		tr.pass(10 * time.Millisecond)
 		second := tr.stranger("c", 1, home)
 		tr.want("still", second, TooSoon)
@@ -51,24 +55,18 @@ func TestBetweenCalls(t *testing.T) {
 		tr.want("at c", tr.stranger("c", 1, home), NotRefused, call)
 	})
 	t.Run("not moved on", func(t *testing.T) {
-		tr := start(t)
-		tr.pass(10 * time.Millisecond)
-		late := tr.stranger("c", 1, home) // repeated by somebody, or on a detour
-		tr.want("at c", late, TooSoon)
+		tr, late := held(t) // a packet that somebody repeats, or on a detour
 		tr.serve("b", alice, 2, "a", "c")
 		remind(tr, "it has answered the other one", late, NotRefused)
 	})
 	t.Run("two others call", func(t *testing.T) {
-		tr := start(t)
-		tr.pass(10 * time.Millisecond)
-		held := tr.stranger("c", 1, home)
-		tr.want("at c", held, TooSoon)
+		tr, first := held(t)
 		tr.pass(10 * time.Millisecond)
 		tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("a"), Since: tr.now, Endpoint: home}}, tr.now)
 		tr.pass(-10 * time.Millisecond)
-		again := tr.all["c"].Remind(held.Reminders[0], tr.now.Add(held.Reminders[0].After))
+		again := tr.all["c"].Remind(first.Reminders[0], tr.now.Add(first.Reminders[0].After))
 		tr.want("after the first of them", again, TooSoon)
-		tr.pass(held.Reminders[0].After)
+		tr.pass(first.Reminders[0].After)
 		remind(tr, "after the second", again, NotRefused, call)
 	})
 	t.Run("called elsewhere", func(t *testing.T) { // as whoever repeats its packets would have it

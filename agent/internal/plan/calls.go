@@ -35,15 +35,15 @@ func Calls(desired state.Desired, calls []state.Call) Plan {
 
 // call has all that the peer shall have: a data plane may have to make it anew.
 func call(want *state.Peer, c state.Call) Peer {
-	p := add(*want)
-	switch {
-	case c.Silence:
-		p.Operation, p.Endpoint, p.Keepalive = Renew, nil, nil
+	if c.Silence {
+		p := renew(*want)
+		p.Endpoint, p.Keepalive = nil, nil
 		return p
-	case c.Nudge:
+	}
+	p := add(*want)
+	p.Operation = Call
+	if c.Nudge {
 		p = Peer{Operation: Nudge, Name: want.Name, PublicKey: want.PublicKey, Keepalive: p.Keepalive}
-	default:
-		p.Operation = Call
 	}
 	if c.Endpoint.IsValid() {
 		p.Endpoint = &c.Endpoint

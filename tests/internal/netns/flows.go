@@ -20,54 +20,38 @@ import (
 // KnowFlows looks by which ports clients send UDP packets to public, so that [Topology.Move]
 // need not. Who comes by another one later stays where it was: it is for clients that keep
 // their sockets.
-func (t *Topology) KnowFlows(public netip.AddrPort) error {
-	all, err := t.flows(public)
-	if err != nil {
-		return err
-	}
-	t.known = map[netip.Addr][]uint16{}
-	for _, flow := range all {
-		if client, ok := netip.AddrFromSlice(flow.Forward.SrcIP); ok && flow.Forward.DstPort == public.Port() && flow.Forward.Protocol == unix.IPPROTO_UDP {
-			client = client.Unmap()
-			t.known[client] = append(t.known[client], flow.Forward.SrcPort)
-		}
-	}
-	return nil
+func (t *Topology) KnowFlows(public netip.AddrPort) (err error) {
+	t.known, err = t.ports(public)
+	return err
 }
 
 // forgetFlows forgets clients' UDP flows to public that lead elsewhere than to their Pods.
 func (t *Topology) forgetFlows(public netip.AddrPort, to map[netip.Addr]netip.AddrPort) error {
-	unknown := map[netip.Addr]netip.AddrPort{}
-	var errs []error
-	known := map[netip.AddrPort]netip.AddrPort{}
+	ports := t.known
+	for client := range to {
+		if t.known[client] != nil {
+			continue
+		}
+		var err error
+		if ports, err = t.ports(public); err != nil {
+			return err
+		}
+		break
+	}
+	flows := map[netip.AddrPort]netip.AddrPort{}
 	for client, pod := range to {
-		if t.known[client] == nil {
-			unknown[client] = pod
-		}
-		for _, port := range t.known[client] {
-			known[netip.AddrPortFrom(client, port)] = pod
+		for _, port := range ports[client] {
+			flows[netip.AddrPortFrom(client, port)] = pod
 		}
 	}
-	if len(known) > 0 {
-		errs = append(errs, t.forget(public, known))
-	}
-	if len(unknown) > 0 {
-		handle, err := netlink.NewHandleAt(t.Node.handle, unix.NETLINK_NETFILTER)
-		if err != nil {
-			return errors.Join(append(errs, fmt.Errorf("connection tracking of the node: %w", err))...)
-		}
-		defer handle.Close()
-		_, err = handle.ConntrackDeleteFilters(netlink.ConntrackTable, conntrackFamily(public.Addr()), staleFlows{public.Port(), unknown})
-		errs = append(errs, err)
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := t.forget(public, flows); err != nil {
 		return fmt.Errorf("forgetting the flows of %d clients: %w", len(to), err)
 	}
 	return nil
 }
 
-// flows lists those that the node keeps track of.
-func (t *Topology) flows(public netip.AddrPort) ([]*netlink.ConntrackFlow, error) {
+// ports are those by which clients send UDP packets to public.
+func (t *Topology) ports(public netip.AddrPort) (map[netip.Addr][]uint16, error) {
 	handle, err := netlink.NewHandleAt(t.Node.handle, unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, fmt.Errorf("connection tracking of the node: %w", err)
@@ -77,10 +61,17 @@ func (t *Topology) flows(public netip.AddrPort) ([]*netlink.ConntrackFlow, error
 	if err != nil {
 		return nil, fmt.Errorf("listing the node's flows: %w", err)
 	}
-	return all, nil
+	out := map[netip.Addr][]uint16{}
+	for _, flow := range all {
+		if client, ok := netip.AddrFromSlice(flow.Forward.SrcIP); ok && flow.Forward.DstPort == public.Port() && flow.Forward.Protocol == unix.IPPROTO_UDP {
+			out[client.Unmap()] = append(out[client.Unmap()], flow.Forward.SrcPort)
+		}
+	}
+	return out, nil
 }
 
-// forget forgets the UDP flows to public that lead elsewhere than to these Pods.
+// forget forgets the UDP flows to public that lead elsewhere than to these Pods, by client.
+// Those that have found the new one stay, as with kube-proxy.
 func (t *Topology) forget(public netip.AddrPort, to map[netip.AddrPort]netip.AddrPort) error {
 	socket, err := nl.GetNetlinkSocketAt(t.Node.handle, vnetns.None(), unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -88,8 +79,8 @@ func (t *Topology) forget(public netip.AddrPort, to map[netip.AddrPort]netip.Add
 	}
 	defer socket.Close()
 	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
-	ask := func(client netip.AddrPort, what, flags int) ([][]byte, error) {
-		request := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|what, flags)
+	ask := func(client netip.AddrPort, what int) ([][]byte, error) {
+		request := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|what, unix.NLM_F_ACK)
 		request.Sockets = sockets
 		request.AddData(&nl.Nfgenmsg{NfgenFamily: uint8(conntrackFamily(public.Addr())), Version: nl.NFNETLINK_V0})
 		request.AddData(tuple(client, public))
@@ -97,9 +88,9 @@ func (t *Topology) forget(public netip.AddrPort, to map[netip.AddrPort]netip.Add
 	}
 	var errs []error
 	for client, pod := range to {
-		flow, err := ask(client, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_ACK)
-		if err == nil && len(flow) > 0 && answers(flow[0]) != pod.Addr() {
-			_, err = ask(client, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
+		flow, err := ask(client, nl.IPCTNL_MSG_CT_GET)
+		if err == nil && len(flow) > 0 && answers(flow[0]) != pod {
+			_, err = ask(client, nl.IPCTNL_MSG_CT_DELETE)
 		}
 		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("the flow from %s: %w", client, err))
@@ -108,16 +99,17 @@ func (t *Topology) forget(public netip.AddrPort, to map[netip.AddrPort]netip.Add
 	return errors.Join(errs...)
 }
 
-// answers is who answers in a flow, as the kernel describes it; the zero address where it
-// does not say.
-func answers(flow []byte) netip.Addr {
-	addresses := attribute(attribute(flow[min(len(flow), nl.SizeofNfgenmsg):], nl.CTA_TUPLE_REPLY), nl.CTA_TUPLE_IP)
+// answers is who answers in a flow, as the kernel describes it; the zero value where it does
+// not say.
+func answers(flow []byte) netip.AddrPort {
+	reply := attribute(flow[min(len(flow), nl.SizeofNfgenmsg):], nl.CTA_TUPLE_REPLY)
+	addresses, port := attribute(reply, nl.CTA_TUPLE_IP), attribute(attribute(reply, nl.CTA_TUPLE_PROTO), nl.CTA_PROTO_SRC_PORT)
 	for _, source := range []uint16{nl.CTA_IP_V4_SRC, nl.CTA_IP_V6_SRC} {
-		if a, ok := netip.AddrFromSlice(attribute(addresses, source)); ok {
-			return a
+		if a, ok := netip.AddrFromSlice(attribute(addresses, source)); ok && len(port) == 2 {
+			return netip.AddrPortFrom(a, binary.BigEndian.Uint16(port))
 		}
 	}
-	return netip.Addr{}
+	return netip.AddrPort{}
 }
 
 // attribute returns the value of an attribute, nil where there is none of that kind.
@@ -154,20 +146,4 @@ func conntrackFamily(a netip.Addr) netlink.InetFamily {
 		return unix.AF_INET
 	}
 	return unix.AF_INET6
-}
-
-// staleFlows are the UDP flows of clients to a port that still lead to another Pod. Those
-// that have found the new one stay, as with kube-proxy.
-type staleFlows struct {
-	port uint16
-	to   map[netip.Addr]netip.AddrPort // by client
-}
-
-// MatchConntrackFlow implements [netlink.CustomConntrackFilter].
-func (s staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	client, _ := netip.AddrFromSlice(flow.Forward.SrcIP)
-	pod, _ := netip.AddrFromSlice(flow.Reverse.SrcIP)
-	to, ok := s.to[client.Unmap()]
-	return ok && flow.Forward.Protocol == unix.IPPROTO_UDP && flow.Forward.DstPort == s.port &&
-		netip.AddrPortFrom(pod.Unmap(), flow.Reverse.SrcPort) != to
 }
