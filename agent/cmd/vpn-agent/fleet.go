@@ -97,7 +97,7 @@ type replicas struct {
 }
 
 // startFleet joins the other replicas; nil where there are none.
-func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, dev *device.Tunnels, log *slog.Logger) (*replicas, error) {
+func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, dev *device.Tunnels, moving func(), log *slog.Logger) (*replicas, error) {
 	if o.fleet.port == 0 {
 		return nil, nil
 	}
@@ -120,7 +120,7 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 	}
 	f, err := fleet.Start(ctx, fleet.Options{
 		Name: o.fleet.podName, Address: address, Join: o.fleet.join,
-		Initial: initial, Inherited: inherited, Link: link, Memory: o.fleet.sessions, Watch: sessions.Watch, Log: log,
+		Initial: initial, Inherited: inherited, Link: link, Memory: o.fleet.sessions, Watch: sessions.Watch, Moving: moving, Log: log,
 	})
 	if err != nil {
 		return nil, errors.Join(err, sessions.Remove())

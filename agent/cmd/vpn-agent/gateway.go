@@ -133,7 +133,7 @@ func runGateway(ctx context.Context, log *slog.Logger, o *gatewayOptions) error 
 	if err != nil {
 		log.Warn("cannot see handshakes, looking for them instead", "error", err, "every", sessionsInterval.String())
 	}
-	others, err := startFleet(ctx, o, initial, dev, log)
+	others, err := startFleet(ctx, o, initial, dev, mem.move, log)
 	if err != nil {
 		return errors.Join(err, dev.Close())
 	}

@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,10 +16,13 @@ const (
 	// of what is alive; and with 10,000 peers wireguard-go's queues and stacks alone
 	// are 350 MB, so that every gateway would need twice the memory that it uses.
 	restHeadroom = 8 << 20
-	// busyHeadroom is the same while files are put in force or metrics are read:
-	// enough for most of that to end without a collection, which with 10,000 peers
-	// takes longer than the thing itself.
+	// busyHeadroom is the same while files are put in force, metrics are read or peers
+	// move between replicas: enough for most of that to end without a collection, which
+	// with 10,000 peers takes longer than the thing itself. Of a peer that shakes hands
+	// meanwhile, the collection takes the processor: that was seen to be 30 ms.
 	busyHeadroom = 32 << 20
+	// movesLast is for how long after a sign of it peers are taken to move.
+	movesLast = 3 * time.Second
 	// tidyAfter is how long after that what it used is given back to the operating
 	// system, unless there is more to do.
 	tidyAfter = time.Second
@@ -35,6 +39,9 @@ type memory struct {
 	tidy      *time.Timer
 	percent   int // set last
 	untouched bool
+
+	moved  atomic.Int64 // when there was a sign last that peers move, in UNIX nanoseconds
+	moving atomic.Bool  // and that is a task
 }
 
 func newMemory() *memory {
@@ -61,6 +68,24 @@ func (m *memory) done() {
 	m.tasks--
 	if m.tasks == 0 {
 		m.tidy = time.AfterFunc(tidyAfter, m.rest)
+	}
+}
+
+// move is called when peers move between replicas, or are about to, as often as that is.
+// It never waits.
+func (m *memory) move() {
+	m.moved.Store(time.Now().UnixNano())
+	if m.moving.CompareAndSwap(false, true) {
+		go m.whileMoving()
+	}
+}
+
+// whileMoving is busy until nothing has moved for movesLast.
+func (m *memory) whileMoving() {
+	defer m.busy()()
+	defer m.moving.Store(false)
+	for left := movesLast; left > 0; left = movesLast - time.Since(time.Unix(0, m.moved.Load())) {
+		time.Sleep(left)
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -44,4 +46,31 @@ func TestWhileScraped(t *testing.T) {
 	if diff := cmp.Diff(want, tasks); diff != "" {
 		t.Errorf("tasks while served (-want +got):\n%s", diff)
 	}
+}
+
+func TestMove(t *testing.T) {
+	t.Setenv("GOGC", "100") // of the test's own process nothing is to change
+	synctest.Test(t, func(t *testing.T) {
+		m := newMemory()
+		want := func(when string, tasks int) {
+			synctest.Wait()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			if m.tasks != tasks {
+				t.Errorf("%s: %d tasks, want %d", when, m.tasks, tasks)
+			}
+		}
+		for _, after := range []time.Duration{0, movesLast / 2, movesLast / 2} {
+			time.Sleep(after)
+			m.move()
+			want("while peers move", 1)
+		}
+		time.Sleep(movesLast - time.Millisecond)
+		want("just before the end", 1)
+		time.Sleep(time.Millisecond)
+		want("at the end", 0)
+		m.move()
+		want("when peers move once more", 1)
+		time.Sleep(movesLast)
+	})
 }

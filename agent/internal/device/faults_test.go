@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -465,8 +466,23 @@ type noIPv6Bind struct{ conn.Bind }
 
 func (noIPv6Bind) Open(uint16) ([]conn.ReceiveFunc, uint16, error) { return nil, 0, nil }
 
-func TestPortKeeper(t *testing.T) {
-	if _, got, err := (portKeeper{noIPv6Bind{}}).Open(51820); got != 51820 || err != nil {
+func TestPortWithoutIPv6(t *testing.T) {
+	if _, got, err := (steadyBind{noIPv6Bind{}}).Open(51820); got != 51820 || err != nil {
 		t.Errorf("Open(51820) = %d, %v; want 51820", got, err)
+	}
+}
+
+// With a device that follows routes, every peer that comes or goes costs a question to the
+// kernel for every peer that there is.
+func TestRoutesAreNotFollowed(t *testing.T) {
+	need(t)
+	converge(t, open(t, spec.Userspace), desired(t), nil)
+	all := make([]byte, 1<<20)
+	all = all[:runtime.Stack(all, true)]
+	if !bytes.Contains(all, []byte("RoutineReceiveIncoming")) {
+		t.Fatal("wireguard-go does not run")
+	}
+	if bytes.Contains(all, []byte("routineRouteListener")) {
+		t.Error("wireguard-go follows the changes of routes")
 	}
 }

@@ -180,26 +180,22 @@ func (u *userspace) close() error {
 
 func (u *userspace) remove() error { return u.close() }
 
+// steadyBind is wireguard-go's UDP sockets, behind a type of ours: for a plain
+// conn.StdNetBind it follows the changes of routes, to send by another address where the
+// way to a peer has become another one. For each change it asks the kernel for the way to
+// each peer, and a route changes with every peer that comes, goes or moves: of fifty
+// clients that moved, that took more of a replica's time than all else together. In a Pod
+// there is one way out. Whoever has others answers by the address that the peer's last
+// packet was for, as with IPv6, of which wireguard-go follows no routes; and where a
+// handshake stays unanswered, it chooses anew.
+type steadyBind struct{ conn.Bind }
+
 // newBind returns wireguard-go's UDP sockets.
-func newBind() conn.Bind {
-	bind := conn.NewDefaultBind()
-	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if errors.Is(err, unix.EAFNOSUPPORT) {
-		return portKeeper{bind}
-	}
-	if err == nil {
-		_ = unix.Close(fd)
-	}
-	return bind
-}
+func newBind() conn.Bind { return steadyBind{conn.NewDefaultBind()} }
 
-// portKeeper mends what conn.StdNetBind reports on kernels without IPv6: port
-// 0 instead of the one that IPv4 is bound to. It stands in for it only there,
-// because wireguard-go follows route changes for a plain StdNetBind alone.
-type portKeeper struct{ conn.Bind }
-
-// Open is [conn.Bind]'s.
-func (b portKeeper) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
+// Open is [conn.Bind]'s. It mends what conn.StdNetBind reports on kernels without IPv6:
+// port 0 instead of the one that IPv4 is bound to.
+func (b steadyBind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	fns, actual, err := b.Bind.Open(port)
 	if err == nil && actual == 0 {
 		actual = port

@@ -42,8 +42,11 @@ const (
 	strangersMost    = 1 << 18 // elements; 10,000 peers have 30,000
 
 	// Limits of what is told of, a second. Whoever repeats a packet of somebody else's
-	// makes no more of it than toldEach for its index and strangersAll in total.
-	toldEach       = 8 // a second
+	// makes no more of it than toldEach for its index, toldAtOnce of them in a burst, and
+	// strangersAll in total. A peer is called for the first packet; the others say that it
+	// is still there, and a sign every 60 ms will do.
+	toldEach       = 16 // a second
+	toldAtOnce     = 4
 	strangersAll   = 1000
 	handshakesMost = 1000
 	heardLifetime  = 10 * time.Second
@@ -170,7 +173,7 @@ func awaitProof(offset uint32) []expr.Any {
 func notOften() []expr.Any {
 	return []expr.Any{&expr.Dynset{
 		SrcRegKey: register, SetName: heard().Name, Operation: unix.NFT_DYNSET_OP_UPDATE,
-		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: toldEach, Unit: expr.LimitTimeSecond, Burst: toldEach}},
+		Exprs: []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: toldEach, Unit: expr.LimitTimeSecond, Burst: toldAtOnce}},
 	}}
 }
 

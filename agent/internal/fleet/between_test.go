@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
 )
 
@@ -86,6 +89,61 @@ func TestBetweenCalls(t *testing.T) {
 				t.Fatalf("held for %s", held)
 			}
 		}
+	})
+	// called has c call at last.
+	called := func(t *testing.T) *troupe {
+		tr, first := held(t)
+		tr.pass(first.Reminders[0].After)
+		tr.want("after the other's call", tr.all["c"].Remind(first.Reminders[0], tr.now), NotRefused, call)
+		return tr
+	}
+	t.Run("one of both was dropped", func(t *testing.T) { // the other's left later than it said
+		tr := called(t)
+		tr.left("c", alice, home)
+		tr.pass(betweenCalls - time.Millisecond)
+		tr.want("at once", tr.stranger("c", 1, home), TooSoon)
+		tr.pass(time.Millisecond)
+		tr.want("it is still there", tr.stranger("c", 1, home), NotRefused, call)
+		tr.left("c", alice, home)
+		tr.pass(betweenCalls)
+		tr.want("once more", tr.stranger("c", 1, home), TooSoon)
+		tr.pass(2*firstRetry - betweenCalls)
+		tr.want("in its turn", tr.stranger("c", 1, home), NotRefused, call)
+	})
+	t.Run("it waits for a processor", func(t *testing.T) { // two of our own would be too many as well
+		tr := called(t)
+		tr.pass(2 * betweenCalls)
+		tr.want("not sent yet", tr.stranger("c", 1, home), TooSoon)
+		late := tr.left("c", alice, home).Tell
+		if d := cmp.Diff([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("c"), Since: tr.now, Port: 51820, Endpoint: home}}, late, cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
+			t.Errorf("told (-want +got):\n%s", d)
+		}
+		tr.pass(firstRetry - time.Millisecond)
+		tr.want("on its way", tr.stranger("c", 1, home), TooSoon)
+		tr.pass(time.Millisecond)
+		tr.want("in its turn", tr.stranger("c", 1, home), NotRefused, call)
+	})
+	t.Run("the other's call was said too late", func(t *testing.T) {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b", "c")
+		tr.serve("a", alice, 1, "b", "c")
+		tr.pass(time.Minute)
+		late := tr.stranger("b", 1, home).Tell
+		tr.pass(betweenCalls / 2)
+		tr.want("at c", tr.stranger("c", 1, home), NotRefused, call)
+		if e := tr.left("c", alice, home); len(e.Tell) != 0 {
+			t.Error("a call that left at once is told of twice")
+		}
+		tr.all["c"].Heard(late, tr.now)
+		tr.pass(betweenCalls)
+		tr.want("it is still there", tr.stranger("c", 1, home), NotRefused, call)
+	})
+	t.Run("it has answered", func(t *testing.T) { // from far away
+		tr := called(t)
+		tr.left("c", alice, home)
+		tr.all["c"].Started(7, alice, false, tr.now)
+		tr.pass(betweenCalls)
+		tr.all["c"].Answered(7, tr.now)
+		tr.want("its data", tr.stranger("c", 1, home), TooSoon)
 	})
 	t.Run("the call of nobody that is known", func(t *testing.T) {
 		tr := start(t)
@@ -177,6 +235,7 @@ func TestRemapped(t *testing.T) {
 		tr.serve("a", alice, 1, "b")
 		tr.pass(time.Minute)
 		tr.want("the first port", tr.stranger("b", 1, port(1)), NotRefused, call(1))
+		tr.left("b", alice, port(1))
 		tr.pass(betweenCalls / 2)
 		return tr
 	}
@@ -185,6 +244,7 @@ func TestRemapped(t *testing.T) {
 		tr.want("another port", tr.stranger("b", 1, port(2)), TooSoon)
 		tr.pass(betweenCalls / 2)
 		tr.want("for 30 ms", tr.stranger("b", 1, port(2)), NotRefused, call(2))
+		tr.left("b", alice, port(2))
 		tr.pass(betweenCalls)
 		tr.want("a third port", tr.stranger("b", 1, port(3)), TooSoon)
 	})

@@ -50,6 +50,7 @@ type calling struct {
 	callers []caller
 	seen    time.Time // the last packet
 	last    time.Time // the last call
+	waits   bool      // and it has not left yet
 	turn    time.Duration
 	calls   int
 	called  bool // and not given up
@@ -62,7 +63,9 @@ type calling struct {
 	// first is when the first packet came since the last call, and held when to look again
 	// at one that came too soon.
 	first, held time.Time
-	remapped    bool // it was called again because its port had changed
+	// rival is when a sibling began to call it last.
+	rival time.Time
+	early bool // it was called again before its turn
 }
 
 // caller is an address that packets of a peer come from.
@@ -90,11 +93,14 @@ func retry(calls int) time.Duration {
 // back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	i, ok := c.note(from, now)
-	isRemapped := ok && c.isRemapped(&c.callers[i], now)
-	if !ok || c.calls > 0 && now.Sub(c.last) < c.turn && !isRemapped || c.isAnswered(now) || !c.callers[i].due(now) {
+	if !ok || c.isAnswered(now) {
 		return false
 	}
-	c.remapped = c.remapped || isRemapped
+	isEarly := c.isEarly(&c.callers[i], now)
+	if !isEarly && (c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now)) {
+		return false
+	}
+	c.early = c.early || isEarly
 	for j := range c.callers {
 		o := &c.callers[j]
 		if j != i && o.due(now) && now.Sub(o.seen) < firstRetry && before(o, &c.callers[i]) {
@@ -104,6 +110,7 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	me := &c.callers[i]
 	me.calls++
 	c.calls++
+	c.waits = true
 	me.packets, me.last, c.last, c.first = 0, now, now, time.Time{}
 	c.turn = min(max(retry(me.calls), retry(1+c.calls/callersKept)), longestTurn)
 	if !from.IsValid() {
@@ -112,16 +119,47 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	return true
 }
 
+// isEarly reports whether the last call is known to have come to nothing, as far as can be
+// told after betweenCalls. Ports can be made up, and messages repeated: it counts once.
+func (c *calling) isEarly(o *caller, now time.Time) bool {
+	return !c.early && !c.waits && c.calls > 0 && now.Sub(c.last) >= betweenCalls && (c.isContended() || c.isRemapped(o))
+}
+
+// isContended reports whether a sibling has called the peer so close to us that it has
+// dropped one of the two initiations. It may be ours, though we waited: processors are
+// busy, and what is told of may be late.
+func (c *calling) isContended() bool { return c.last.Sub(c.rival).Abs() < 2*betweenCalls }
+
 // isRemapped reports whether a NAT has given the peer another port since it was called, as
 // happens where the load balancer forgets its flow just then: what was sent to the old one
-// leads nowhere. Ports can be made up: it counts once.
-func (c *calling) isRemapped(o *caller, now time.Time) bool {
-	if c.remapped || o.calls > 0 || now.Sub(c.last) < betweenCalls {
+// leads nowhere.
+func (c *calling) isRemapped(o *caller) bool {
+	if o.calls > 0 {
 		return false
 	}
 	return slices.ContainsFunc(c.callers, func(called caller) bool {
 		return called.from.Addr() == o.from.Addr() && called.calls > 0 && called.last.Equal(c.last) && !called.seen.After(c.last)
 	})
+}
+
+// left notes that a handshake message of ours is on its way to a peer: the call that was
+// asked for counts from now on, however long it waited for a processor. Where that was
+// long, siblings are told once more.
+func (r *Replica) left(id PeerID, port uint16, to netip.AddrPort, now time.Time) (e Effects) {
+	c := r.calls[id]
+	if c == nil || !c.waits {
+		return e
+	}
+	if now.Sub(c.last) >= betweenCalls/2 {
+		e.Tell = []Session{{Peer: id, Holder: r.self, Since: now, Port: port, Endpoint: to}}
+	}
+	for i := range c.callers {
+		if o := &c.callers[i]; o.last.Equal(c.last) {
+			o.last = now
+		}
+	}
+	c.last, c.waits = now, false
+	return e
 }
 
 // isAnswered reports whether a response to the last call came in a moment ago. To call
@@ -226,6 +264,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	c := r.callingOf(s.Peer, now)
+	c.rival = r.begun[s.Peer].since
 	switch {
 	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {

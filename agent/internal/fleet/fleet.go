@@ -40,7 +40,10 @@ type Options struct {
 	Memory string
 	// Watch changes the indices to be told of.
 	Watch func(add, remove []uint32) error
-	Log   *slog.Logger
+	// Moving is called when peers move between replicas, or are about to, as often as that
+	// is; nil: nobody wants to know.
+	Moving func()
+	Log    *slog.Logger
 }
 
 // Fleet is a replica among its siblings. Its methods may be called from several
@@ -65,6 +68,7 @@ type Fleet struct {
 	names     map[key.Public]string
 
 	changed chan struct{}
+	came    chan struct{} // peers, here
 	moved   chan struct{} // members came or went
 	watch   chan struct{}
 	made    chan struct{} // sessions of ours
@@ -113,8 +117,8 @@ const (
 	// processors are busy, it is watchShare times as long, up to longestWatchRest.
 	watchRest, watchShare, longestWatchRest = 20 * time.Millisecond, 4, 80 * time.Millisecond
 	// sendRest is how long to wait with the next message after one: where many peers come
-	// at once, one message tells of several.
-	sendRest = 2 * time.Millisecond
+	// at once, one message tells of several. Short against betweenCalls.
+	sendRest = 5 * time.Millisecond
 	// watchAgain is when to tell the kernel of all indices, after it refused some.
 	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.
@@ -130,7 +134,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 	ctx, stop := context.WithCancel(ctx)
 	f := &Fleet{
 		options: o, replica: NewReplica(o.Name, len(o.Inherited) > 0), siblings: map[string]sibling{}, drop: map[uint32]bool{},
-		changed: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
+		changed: make(chan struct{}, 1), came: make(chan struct{}, 1), moved: make(chan struct{}, 1), watch: make(chan struct{}, 1), made: make(chan struct{}, 1), calls: make(chan state.Call, callsQueued),
 		outbox: make(chan []Session, 1024), stop: stop,
 	}
 	var err error
@@ -236,11 +240,17 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	if e.Elsewhere {
 		wake(f.changed)
 	}
+	if len(e.Adopted) > 0 {
+		wake(f.came)
+	}
 	if len(e.Strangers) > 0 {
 		wake(f.watch) // what is known can wait for the next tick
 	}
 	if len(e.Publish)+len(e.Yielded) > 0 {
 		wake(f.made)
+	}
+	if len(e.Calls)+len(e.Adopted)+len(e.Yielded) > 0 {
+		f.moving()
 	}
 	for _, m := range e.Reminders {
 		time.AfterFunc(m.After, func() { f.do(func(now time.Time) Effects { return f.replica.Remind(m, now) }) })
@@ -294,6 +304,12 @@ func (f *Fleet) callOf(c Call) []state.Call {
 	return out
 }
 
+func (f *Fleet) moving() {
+	if f.options.Moving != nil {
+		f.options.Moving()
+	}
+}
+
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -313,6 +329,9 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // Changed says that [Fleet.State] is another one.
 func (f *Fleet) Changed() <-chan struct{} { return f.changed }
+
+// Came says that peers have come here, which Changed says, too.
+func (f *Fleet) Came() <-chan struct{} { return f.came }
 
 // MembersChanged says that [Fleet.Members] are others, or in another state.
 func (f *Fleet) MembersChanged() <-chan struct{} { return f.moved }
@@ -335,6 +354,7 @@ func (f *Fleet) Drain() {
 	f.mu.Lock()
 	f.draining = true
 	f.mu.Unlock()
+	f.moving()
 	f.membersChanged()
 	if err := f.list.UpdateNode(leaveWithin); err != nil {
 		f.options.Log.Warn("siblings were not told that this replica leaves", "error", err)

@@ -135,6 +135,9 @@ func (e events) note(n *memberlist.Node, now MemberState) {
 	e.siblings[n.Name] = sibling{node: &kept, meta: m, state: now, since: since}
 	e.mu.Unlock()
 	if was.state != now {
+		if now != Alive { // its peers are about to come
+			e.moving()
+		}
 		e.options.Log.Info("replica has another state", "replica", n.Name, "state", string(now), "address", addressOf(n).String())
 	}
 	e.membersChanged()

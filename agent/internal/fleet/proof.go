@@ -99,9 +99,10 @@ func (r *Replica) Message(m firewall.Message, peerOf func(message []byte, to net
 			r.Started(m.Index, peer, m.Type == messageTypeResp, now)
 			r.Located(m.Index, m.Port, m.Remote)
 			r.claims.note(m, now)
-			if m.Type == messageTypeResp {
-				e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index, Handshake: true}}
+			if m.Type != messageTypeResp {
+				return r.left(IDOf(peer), m.Port, m.Remote, now)
 			}
+			e.Reminders = []Reminder{{After: hintAfter, Peer: IDOf(peer), Index: m.Index, Handshake: true}}
 		}
 	case r.Began(m.Index) && m.Type == messageTypeResp:
 		r.Answered(m.Index, now)

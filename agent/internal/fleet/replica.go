@@ -405,7 +405,7 @@ func (r *Replica) Tick(now time.Time) (e Effects) {
 		}
 	}
 	r.claims.expire(now)
-	maps.DeleteFunc(r.begun, func(_ PeerID, b begun) bool { return now.Sub(b.since) >= betweenCalls })
+	maps.DeleteFunc(r.begun, func(_ PeerID, b begun) bool { return now.Sub(b.since) >= lateFor })
 	r.tickUnseen(now, &e)
 	r.tickUnheard(now, &e)
 	for id := range r.loud {

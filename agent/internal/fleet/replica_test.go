@@ -62,6 +62,11 @@ func (tr *troupe) stranger(name string, index uint32, from netip.AddrPort) Effec
 	return tr.all[name].Stranger(index, 51820, from, tr.now)
 }
 
+// left has the call that a replica asked for on its way.
+func (tr *troupe) left(name string, peer key.Public, to netip.AddrPort) Effects {
+	return tr.all[name].left(IDOf(peer), 51820, to, tr.now)
+}
+
 // message has a replica see one of a handshake or session with a peer.
 func (tr *troupe) message(name string, peer key.Public, m firewall.Message) Effects {
 	return tr.all[name].Message(m, func([]byte, netip.AddrPort) (key.Public, bool) { return peer, true }, tr.now)

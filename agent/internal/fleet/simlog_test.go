@@ -25,7 +25,8 @@ type allowance struct {
 }
 
 const (
-	toldEach         = 8 // a second, see package firewall
+	toldEach         = 16 // a second, see package firewall
+	toldAtOnce       = 4
 	responseLifetime = 10 * time.Second
 )
 
@@ -45,7 +46,7 @@ func (l *packetLog) tells(index uint32, now time.Duration) bool {
 	if a == nil {
 		return false
 	}
-	a.tokens, a.at = min(toldEach, a.tokens+toldEach*(now-a.at).Seconds()), now
+	a.tokens, a.at = min(toldAtOnce, a.tokens+toldEach*(now-a.at).Seconds()), now
 	if a.tokens < 1 {
 		return false
 	}

@@ -6,8 +6,9 @@ import (
 )
 
 // Calls plans handshakes with peers of desired, nudges and silences, and nothing else. Of
-// several calls of one peer the last handshake counts, whatever nudges come. Peers that
-// are not known any more are left out.
+// several calls of one peer the last handshake counts, whatever nudges come; who is nudged
+// has a session, and waits for those who have none. Peers that are not known any more are
+// left out.
 func Calls(desired state.Desired, calls []state.Call) Plan {
 	var p Plan
 	for i := range desired.Tunnels {
@@ -21,14 +22,18 @@ func Calls(desired state.Desired, calls []state.Call) Plan {
 		if len(called) == 0 {
 			continue
 		}
-		var peers []Peer
+		var peers, nudged []Peer
 		for j := range t.Device.Peers {
 			want := &t.Device.Peers[j]
-			if c, ok := called[want.PublicKey]; ok {
+			switch c, ok := called[want.PublicKey]; {
+			case !ok:
+			case c.Nudge:
+				nudged = append(nudged, call(want, c))
+			default:
 				peers = append(peers, call(want, c))
 			}
 		}
-		p.add(Tunnel{Slot: t.Slot, Link: Link{Name: t.Link.Name}, Device: Device{Peers: peers}})
+		p.add(Tunnel{Slot: t.Slot, Link: Link{Name: t.Link.Name}, Device: Device{Peers: append(peers, nudged...)}})
 	}
 	return p
 }

@@ -74,6 +74,24 @@ func TestCallsOfOnePeer(t *testing.T) {
 	}
 }
 
+// Who has a session and is told of it waits for those who have none.
+func TestCallsOfManyPeers(t *testing.T) {
+	var desired state.Tunnel
+	var calls []state.Call
+	for i := range 4 {
+		k := key.GeneratePrivate().Public()
+		desired.Device.Peers = append(desired.Device.Peers, state.Peer{PublicKey: k})
+		calls = append(calls, state.Call{Peer: k, Nudge: i%2 == 0})
+	}
+	var got []Operation
+	for _, p := range Calls(state.Desired{Tunnels: []state.Tunnel{desired}}, calls).Tunnels[0].Device.Peers {
+		got = append(got, p.Operation)
+	}
+	if diff := cmp.Diff([]Operation{Call, Call, Nudge, Nudge}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestElsewhere(t *testing.T) {
 	k := key.GeneratePrivate().Public()
 	here := state.Peer{Name: "alice", PublicKey: k, Keepalive: 25 * time.Second}

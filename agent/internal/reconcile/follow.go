@@ -30,8 +30,30 @@ const followShare = 5
 // followRest is how long to leave the tunnels alone after peers have moved to or from
 // other replicas. Where a replica leaves, hundreds move within a moment, and to take up
 // many at once costs hardly more than one: time that those who wait for a handshake need.
-func followRest(took time.Duration) time.Duration {
-	return min(max((followShare-1)*took, 15*time.Millisecond), 50*time.Millisecond)
+// Those that have come here wait for a route, too; the others are served elsewhere.
+func followRest(took time.Duration) (came, others time.Duration) {
+	rest := (followShare - 1) * took
+	return min(max(rest, 15*time.Millisecond), 50*time.Millisecond), min(max(rest, 60*time.Millisecond), 100*time.Millisecond)
+}
+
+// followReplicas takes up who has moved to or from other replicas. It reports whether that
+// took a whole run.
+func (r *Reconciler) followReplicas(ctx context.Context, e *events) (ran bool) {
+	for _, said := range []<-chan struct{}{r.Fleet.Came(), r.Fleet.Changed()} {
+		select {
+		case <-said:
+		default:
+		}
+	}
+	start := time.Now()
+	followed := r.follow()
+	came, others := followRest(time.Since(start))
+	e.came, e.resumeCame = nil, time.After(came)
+	e.replicas, e.resumeReplicas = nil, time.After(others)
+	if !followed {
+		r.run(ctx, "replicas")
+	}
+	return !followed
 }
 
 // follower says when to look. Its zero value has nothing to look for.
@@ -122,8 +144,8 @@ func (r *Reconciler) fleet() *state.Fleet {
 	return r.Fleet.State()
 }
 
-// callsAtOnce bounds how many handshakes one message to the device begins.
-const callsAtOnce = 256
+// callsAtOnce bounds how many calls are made before it is looked who else waits.
+const callsAtOnce = 16
 
 // call begins handshakes: that which is asked for, and what else is waiting.
 func (r *Reconciler) call(first state.Call, waiting <-chan state.Call) {

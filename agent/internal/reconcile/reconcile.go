@@ -42,6 +42,8 @@ type Fleet interface {
 	// State returns the same pointer until something changes, which Changed says.
 	State() *state.Fleet
 	Changed() <-chan struct{}
+	// Came says that peers have come here, and wait for a route.
+	Came() <-chan struct{}
 	// Calls are handshakes to be made at once.
 	Calls() <-chan state.Call
 	// IsOver says of a call that it must not be made any more.
@@ -185,10 +187,10 @@ type events struct {
 	keys             *time.Timer
 	retry            <-chan time.Time
 	follow           follower
-	// Of the fleet; nil where there is none, and replicas while it rests.
-	replicas <-chan struct{}
-	resume   <-chan time.Time
-	calls    <-chan state.Call
+	// Of the fleet; nil where there is none, and replicas and came while they rest.
+	calls                      <-chan state.Call
+	replicas, came             <-chan struct{}
+	resumeReplicas, resumeCame <-chan time.Time
 }
 
 func (r *Reconciler) events(changed <-chan struct{}) *events {
@@ -197,7 +199,7 @@ func (r *Reconciler) events(changed <-chan struct{}) *events {
 		keys: time.NewTimer(r.untilNextKey()),
 	}
 	if r.Fleet != nil {
-		e.replicas, e.calls = r.Fleet.Changed(), r.Fleet.Calls()
+		e.replicas, e.came, e.calls = r.Fleet.Changed(), r.Fleet.Came(), r.Fleet.Calls()
 	}
 	return e
 }
@@ -211,7 +213,12 @@ func (e *events) stop() {
 // next waits for an event and does what it asks for. It reports whether that took a
 // whole run.
 func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
-	select { // a client waits
+	select { // a client waits for a route
+	case <-e.came:
+		return r.followReplicas(ctx, e)
+	default:
+	}
+	select { // a client waits for a handshake
 	case c := <-e.calls:
 		r.call(c, e.calls)
 		return false
@@ -224,17 +231,16 @@ func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
 	case c := <-e.calls:
 		r.call(c, e.calls)
 		return false
-	case <-e.resume:
+	case <-e.resumeCame:
+		e.came = r.Fleet.Came()
+		return false
+	case <-e.resumeReplicas:
 		e.replicas = r.Fleet.Changed()
 		return false
+	case <-e.came:
+		return r.followReplicas(ctx, e)
 	case <-e.replicas:
-		start := time.Now()
-		followed := r.follow()
-		e.replicas, e.resume = nil, time.After(followRest(time.Since(start)))
-		if followed {
-			return false
-		}
-		reason = "replicas"
+		return r.followReplicas(ctx, e)
 	case <-e.sessions.C:
 		return r.watchSessions(ctx)
 	case <-r.Handshakes:

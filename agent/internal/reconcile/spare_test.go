@@ -17,8 +17,9 @@ import (
 type linkedFleet struct {
 	*state.Fleet
 	forgotten []key.Public
-	came      key.Public
+	over      key.Public // its calls are over
 	changed   chan struct{}
+	came      chan struct{}
 	calls     chan state.Call
 }
 
@@ -28,11 +29,13 @@ func (f *linkedFleet) State() *state.Fleet { return f.Fleet }
 
 func (f *linkedFleet) Changed() <-chan struct{} { return f.changed }
 
+func (f *linkedFleet) Came() <-chan struct{} { return f.came }
+
 func (f *linkedFleet) Calls() <-chan state.Call { return f.calls }
 
 func (f *linkedFleet) Forgot(peers []key.Public) { f.forgotten = append(f.forgotten, peers...) }
 
-func (f *linkedFleet) IsOver(c state.Call) bool { return c.Peer == f.came }
+func (f *linkedFleet) IsOver(c state.Call) bool { return c.Peer == f.over }
 
 func newLinkedFleet(held ...key.Public) *linkedFleet {
 	f := &state.Fleet{
@@ -114,7 +117,7 @@ func TestForgets(t *testing.T) {
 func TestCallIsOver(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
 	fleet := newLinkedFleet()
-	fleet.came = publicKey(2)
+	fleet.over = publicKey(2)
 	r.Fleet = fleet
 	r.step()
 	waiting := make(chan state.Call, 1)
@@ -136,43 +139,63 @@ func calledBy(p plan.Plan) (out []key.Public) {
 	return out
 }
 
-// TestCallsComeFirst: a client waits for a call, and for what is known of others nobody
-// does. After that was taken up once, it rests, so that what changes meanwhile is taken up
-// together.
-func TestCallsComeFirst(t *testing.T) {
+// TestWhoWaitsComesFirst: a client that has come here waits for a route, another one for a
+// call, and for what is known of others nobody does. After that was taken up once, it rests,
+// so that what changes meanwhile is taken up together.
+func TestWhoWaitsComesFirst(t *testing.T) {
 	r := newRig(t, "peers:\n"+peer(2, "")+peer(3, ""))
 	fleet := newLinkedFleet()
-	fleet.changed, fleet.calls = make(chan struct{}, 1), make(chan state.Call, 1)
+	fleet.changed, fleet.came, fleet.calls = make(chan struct{}, 1), make(chan struct{}, 1), make(chan state.Call, 1)
 	r.Fleet = fleet
 	r.step()
 	e := r.events(nil)
 	defer e.stop()
+	came, others := followRest(0)
 	for range 20 { // a select takes any that is ready
 		r.device.applied = nil
 		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
 		fleet.changed <- struct{}{}
 		r.next(t.Context(), e)
 		r.want("called", calledBy(r.device.applied[0]), []key.Public{publicKey(3)})
-		r.want("followed meanwhile", len(fleet.changed), 1)
+		r.want("to be followed", len(fleet.changed), 1)
 		start := time.Now()
 		r.next(t.Context(), e)
-		r.want("followed", len(fleet.changed), 0)
+		r.want("to be followed then", len(fleet.changed), 0)
+
+		fleet.came <- struct{}{}
 		fleet.changed <- struct{}{}
-		r.next(t.Context(), e) // the end of the rest
-		r.want("followed while it rests", len(fleet.changed), 1)
-		if took := time.Since(start); took < followRest(0) {
-			t.Errorf("rested for %v, want %v at least", took, followRest(0))
+		r.next(t.Context(), e) // the end of the shorter rest
+		r.want("to be followed while it rests", len(fleet.came)+len(fleet.changed), 2)
+		if took := time.Since(start); took < came {
+			t.Errorf("rested for %v, want %v at least", took, came)
+		}
+		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
+		start = time.Now()
+		r.next(t.Context(), e)
+		r.want("to be followed after those came", len(fleet.came)+len(fleet.changed), 0)
+		r.want("calls waiting", len(fleet.calls), 1)
+		r.next(t.Context(), e)
+		r.want("calls waiting after that", len(fleet.calls), 0)
+
+		fleet.changed <- struct{}{}
+		r.next(t.Context(), e)
+		r.next(t.Context(), e) // the end of both rests
+		r.want("to be followed while others rest", len(fleet.changed), 1)
+		if took := time.Since(start); took < others {
+			t.Errorf("rested for %v, want %v at least", took, others)
 		}
 		<-fleet.changed
 	}
 }
 
 func TestFollowRest(t *testing.T) {
-	for _, tt := range []struct{ took, want time.Duration }{
-		{0, 15 * time.Millisecond}, {5 * time.Millisecond, 20 * time.Millisecond}, {time.Second, 50 * time.Millisecond},
+	for _, tt := range []struct{ took, came, others time.Duration }{
+		{0, 15 * time.Millisecond, 60 * time.Millisecond},
+		{5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond},
+		{time.Second, 50 * time.Millisecond, 100 * time.Millisecond},
 	} {
-		if got := followRest(tt.took); got != tt.want {
-			t.Errorf("after %v it rests for %v, want %v", tt.took, got, tt.want)
+		if came, others := followRest(tt.took); came != tt.came || others != tt.others {
+			t.Errorf("after %v it rests for %v and %v, want %v and %v", tt.took, came, others, tt.came, tt.others)
 		}
 	}
 }
