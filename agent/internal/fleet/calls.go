@@ -39,6 +39,8 @@ const (
 	reluctance = 50 * time.Millisecond
 	// longestHold bounds both.
 	longestHold = reluctance + betweenCalls
+	// earlyAfter is when to call again where the last call is taken to be lost.
+	earlyAfter = 50 * time.Millisecond
 	// callersKept bounds the addresses that a peer is called at in turn.
 	callersKept = 8
 )
@@ -65,7 +67,9 @@ type calling struct {
 	first, held time.Time
 	// rival is when a sibling began to call it last.
 	rival time.Time
-	early bool // it was called again before its turn
+	early int // times that it was called again before its turn
+	// lateAnswer says that it has answered to a call that we had undone by then.
+	lateAnswer bool
 }
 
 // caller is an address that packets of a peer come from.
@@ -100,7 +104,6 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	if !isEarly && (c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now)) {
 		return false
 	}
-	c.early = c.early || isEarly
 	for j := range c.callers {
 		o := &c.callers[j]
 		if j != i && o.due(now) && now.Sub(o.seen) < firstRetry && before(o, &c.callers[i]) {
@@ -108,9 +111,14 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 		}
 	}
 	me := &c.callers[i]
-	me.calls++
-	c.calls++
-	c.waits = true
+	if isEarly {
+		c.early++
+	}
+	if !isEarly || me.calls == 0 { // else it is in the place of the last one
+		me.calls++
+		c.calls++
+	}
+	c.waits, c.lateAnswer = true, false
 	me.packets, me.last, c.last, c.first = 0, now, now, time.Time{}
 	c.turn = min(max(retry(me.calls), retry(1+c.calls/callersKept)), longestTurn)
 	if !from.IsValid() {
@@ -119,10 +127,18 @@ func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	return true
 }
 
-// isEarly reports whether the last call is known to have come to nothing, as far as can be
-// told after betweenCalls. Ports can be made up, and messages repeated: it counts once.
+// isEarly reports whether the last call is taken to be lost. Ports can be made up, and
+// messages be repeated: that counts once. But a call again, of a peer that was only slow to
+// answer, undoes what that answer leads to, and may itself come too soon: once more, then.
 func (c *calling) isEarly(o *caller, now time.Time) bool {
-	return !c.early && !c.waits && c.calls > 0 && now.Sub(c.last) >= betweenCalls && (c.isContended() || c.isRemapped(o))
+	since := now.Sub(c.last)
+	switch {
+	case c.waits || c.calls == 0:
+		return false
+	case c.lateAnswer:
+		return c.early < 2 && since >= betweenCalls
+	}
+	return c.early == 0 && since >= earlyAfter && (c.isContended() || c.isRemapped(o))
 }
 
 // isContended reports whether a sibling has called the peer so close to us that it has
@@ -239,8 +255,8 @@ func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 //
 // Nothing proves that the packet is the peer's. It leads to one handshake message, to
 // where it came from, and the session that there is stays where it is until another
-// one is confirmed. Whatever comes in, a peer that uses a session of ours is not called:
-// that would end the session.
+// one is confirmed. Whatever comes in, a peer that uses its newest session of ours is not
+// called: that would end the session.
 func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
 	s, ok := r.whose(index)
 	p, isConfigured := r.peers[s.Peer]
@@ -249,12 +265,18 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		return e
 	}
 	if r.isMine(s) {
-		r.mine[index] = own{s.Peer, true}
+		m := r.mine[index]
+		m.used = true
+		r.mine[index] = m
+		if r.isUnknown(s, from, now) && r.callingOf(s.Peer, now).isTurn(from, now) {
+			r.lose(s.Peer, &e)
+			r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
+		}
 		return e
 	}
 	newest, _ := r.table.Newest(s.Peer)
 	isHere := r.isMine(newest)
-	if s.Seq == 0 && (isHere || from.Addr() != s.Endpoint.Addr()) {
+	if s.Seq == 0 && (from.Addr() != s.Endpoint.Addr() || isHere && !isPassedOver(s, newest, from)) {
 		// A hint proves nothing: what there is here stays, and nobody is called but where
 		// the handshake was answered to.
 		e.Refused = Late
@@ -266,7 +288,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	c := r.callingOf(s.Peer, now)
 	c.rival = r.begun[s.Peer].since
 	switch {
-	case isHere && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
+	case isHere && s.Seq > 0 && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {
 			e.Refused = Late
 			return e
@@ -280,7 +302,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	default:
 		if isHere {
 			// Two replicas have shaken hands with the peer at once, and it knows the other
-			// one's session alone. It has never used ours: nothing is lost with it.
+			// one's session alone. It does not use ours: nothing is lost with it.
 			r.giveUp(s.Peer, Session{}, s, &e)
 		}
 		// Siblings are told: the load balancer may move the peer on before it has answered.

@@ -79,7 +79,10 @@ func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	}
 	// To where it answered, whatever came from elsewhere meanwhile.
 	e.Calls = []Call{r.nudge(s.Index, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint})}
-	if m.After == lastReminder && !m.Handshake {
+	switch {
+	case m.Handshake:
+		r.watchBefore(s, &e)
+	case m.After == lastReminder:
 		e.Tell = []Session{s}
 	}
 	return e
@@ -154,7 +157,7 @@ func (r *Replica) tickHandover(now time.Time, e *Effects) {
 			continue
 		}
 		isOurs := s.Holder == r.self || r.caller(id) == r.self // nobody else knows that we began anew
-		if d, gone := r.gone[s.Holder]; gone && isOurs && now.Sub(d.at) >= orphanedAfter {
+		if d, gone := r.gone[s.Holder]; gone && !d.back && isOurs && now.Sub(d.at) >= orphanedAfter {
 			r.callAt(s, now, e)
 		}
 	}

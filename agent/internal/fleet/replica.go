@@ -58,6 +58,9 @@ type departure struct {
 	at time.Time // zero: the next tick says
 	// drained says that it had handed its peers over: none of them is with it.
 	drained bool
+	// back says that there is another one by its name, which does not know of all sessions
+	// that the one before had.
+	back bool
 }
 
 // Member is a replica as the others see it.
@@ -80,6 +83,8 @@ type own struct {
 	// used says that the peer has sent something by it. To answer our handshake is less:
 	// the peer forgets the session if another replica calls before it has heard from us.
 	used bool
+	// watched says that we are told of what the peer sends by it.
+	watched bool
 }
 
 // Call asks for a handshake with a peer.
@@ -181,8 +186,9 @@ func (r *Replica) SetMembers(members []Member) (e Effects) {
 	for _, m := range members {
 		id := ReplicaIDOf(m.Name)
 		r.members[id] = m
-		if id != r.self {
-			delete(r.gone, id)
+		if d, was := r.gone[id]; was && id != r.self {
+			d.back = true
+			r.gone[id] = d
 		}
 	}
 	for id, m := range before {
@@ -243,7 +249,7 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 	if known && before.Holder != r.self && s.countsOn(before) {
 		s.Seq = before.Seq + 1 // nobody knew that we had begun
 	}
-	r.mine[index] = own{s.Peer, began.answer}
+	r.mine[index] = own{peer: s.Peer, used: began.answer}
 	if news, _ := r.add(s, &e); !news { // overtaken by others
 		delete(r.mine, index)
 		r.place(began.peer, &e)
@@ -271,6 +277,9 @@ func (r *Replica) Confirmed(index uint32, now time.Time) (e Effects) {
 // the index stood in it in clear.
 func (r *Replica) confirmedUndone(index uint32, began started, now time.Time) (e Effects) {
 	if !began.answer {
+		if c := r.calls[began.peer]; c != nil {
+			c.lateAnswer = true
+		}
 		s := r.hintOf(index, began)
 		e.Publish = []Session{s}
 		r.hint(s, now, &e)
@@ -314,7 +323,7 @@ func (r *Replica) Heard(sessions []Session, now time.Time) (e Effects) {
 		switch {
 		case r.isMine(s):
 		case s.Holder == r.self && r.inherited:
-			r.mine[s.Index] = own{s.Peer, true}
+			r.mine[s.Index] = own{peer: s.Peer, used: true}
 		default: // a sibling's, or of this Pod's life before
 			e.Strangers = append(e.Strangers, s.Index)
 		}
@@ -367,10 +376,11 @@ func (r *Replica) add(s Session, e *Effects) (news bool, over Session) {
 // dropped forgets sessions that the table has forgotten.
 func (r *Replica) dropped(sessions []Session, e *Effects) {
 	for _, s := range sessions {
+		if !r.isMine(s) || r.mine[s.Index].watched {
+			e.Known = append(e.Known, s.Index)
+		}
 		if r.isMine(s) {
 			delete(r.mine, s.Index)
-		} else {
-			e.Known = append(e.Known, s.Index)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"maps"
+	"net/netip"
 	"time"
 
 	"github.com/cloud-native-vpn/vpn-gateway/agent/internal/key"
@@ -93,6 +94,33 @@ func (r *Replica) lose(id PeerID, e *Effects) (had bool) {
 		}
 	}
 	return had
+}
+
+// unusedFor is how long a session of ours has to stand unused before packets by the one before
+// it say that the peer does not know of it: what confirms it was repeated by then, and has
+// gone around the world.
+const unusedFor = time.Second
+
+// watchBefore asks to be told of what a peer sends by our sessions from before its newest one,
+// as it does if it does not know of that: it has lost it where somebody else called it before
+// it had heard from us, as who does not hear from us may do.
+func (r *Replica) watchBefore(newest Session, e *Effects) {
+	for _, s := range r.table.Sessions(newest.Peer) {
+		if m := r.mine[s.Index]; r.isMine(s) && !s.same(newest) && !m.watched {
+			m.watched = true
+			r.mine[s.Index] = m
+			e.Strangers = append(e.Strangers, s.Index)
+		}
+	}
+}
+
+// isUnknown reports whether a packet by a session of ours says that the peer does not know of
+// its newest one. Anybody can repeat a packet: so it has to come from where the peer is, and
+// the peer is called there, which costs one that does know of it no more than a handshake.
+func (r *Replica) isUnknown(s Session, from netip.AddrPort, now time.Time) bool {
+	newest, _ := r.table.Newest(s.Peer)
+	return !s.same(newest) && r.isMine(newest) && !r.mine[newest.Index].used && now.Sub(newest.Since) >= unusedFor &&
+		(from == s.Endpoint || from == newest.Endpoint)
 }
 
 // Forgot notes that the device was made to forget peers, to fall silent towards them, by

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -240,7 +241,8 @@ func TestHint(t *testing.T) {
 	tr.elsewhere("a", nil)
 	tr.elsewhere("c", map[key.Public]string{alice: "a"})
 	tr.want("from another address", tr.stranger("c", 2, spy), Late)
-	tr.want("to who holds it", tr.stranger("a", 2, home), Late)
+	tr.want("to who holds it, from another address", tr.stranger("a", 2, spy), Late)
+	tr.want("to who holds it, from another port", tr.stranger("a", 2, netip.AddrPortFrom(home.Addr(), 1)), Late)
 	tr.want("it goes to c with it", tr.stranger("c", 2, home), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
 	if _, known := tr.all["c"].table.Find(2); known {
 		t.Error("a hint counts as a session")
@@ -310,4 +312,90 @@ func TestUnseen(t *testing.T) {
 			t.Error("the session of before counts, or another one does not")
 		}
 	}
+}
+
+// TestHintOfTheNewer: a peer that has begun a handshake with a sibling, and comes back before
+// anybody has seen it used, is called by who holds it.
+func TestHintOfTheNewer(t *testing.T) {
+	alice := person(1)
+	hint := func(since time.Time) Session {
+		return Session{Index: 2, Peer: IDOf(alice), Holder: ReplicaIDOf("b"), Since: since, Port: 51820, Endpoint: home}
+	}
+	start := func(t *testing.T) *troupe {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+		tr.serve("a", alice, 1, "b")
+		tr.stranger("a", 1, home) // it is used
+		return tr
+	}
+	t.Run("newer", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(time.Minute)
+		tr.all["a"].Heard([]Session{hint(tr.now)}, tr.now)
+		e := tr.stranger("a", 2, home)
+		tr.want("its packet", e, NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
+		if d := cmp.Diff([]uint32{1}, e.Strangers); d != "" {
+			t.Errorf("watched for (-want +got):\n%s", d)
+		}
+		tr.want("the next one", tr.stranger("a", 2, home), TooSoon)
+	})
+	t.Run("older", func(t *testing.T) { // than a session that it was called for since
+		tr := start(t)
+		tr.all["a"].Heard([]Session{hint(tr.now.Add(-time.Second))}, tr.now)
+		tr.want("its packet", tr.stranger("a", 2, home), Late)
+	})
+}
+
+// A peer may lose a session that is new: where somebody else calls it before it has heard from
+// us. It goes on with the one before, and is called again.
+func TestUnknownSession(t *testing.T) {
+	alice := person(1)
+	call := Call{Peer: alice, Port: 51820, Endpoint: home}
+	// start has a renew its session with alice, who answers, and says no more.
+	start := func(t *testing.T) *troupe {
+		tr := newTroupe(t, []Peer{{PublicKey: alice}}, "a", "b")
+		tr.serve("a", alice, 1, "b")
+		tr.stranger("a", 1, home)
+		tr.pass(rekeyAfter)
+		tr.serve("a", alice, 2, "b")
+		e := tr.all["a"].Remind(Reminder{After: firstRetry, Peer: IDOf(alice), Index: 2, Handshake: true}, tr.now.Add(firstRetry))
+		if d := cmp.Diff([]uint32{1}, e.Strangers); d != "" {
+			t.Fatalf("watched (-want +got):\n%s", d)
+		}
+		return tr
+	}
+	t.Run("called again", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(unusedFor)
+		e := tr.stranger("a", 1, home)
+		tr.want("by the one before", e, NotRefused, call)
+		if d := cmp.Diff([]uint32{1, 2}, slices.Sorted(slices.Values(e.Strangers))); d != "" {
+			t.Errorf("watched then (-want +got):\n%s", d)
+		}
+	})
+	t.Run("under way when it was made", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(unusedFor - time.Millisecond)
+		tr.want("by the one before", tr.stranger("a", 1, home), NotRefused)
+	})
+	t.Run("used", func(t *testing.T) {
+		tr := start(t)
+		tr.stranger("a", 2, home)
+		tr.pass(unusedFor)
+		tr.want("by the one before", tr.stranger("a", 1, home), NotRefused)
+	})
+	t.Run("repeated by somebody", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(unusedFor)
+		tr.want("by the one before", tr.stranger("a", 1, spy), NotRefused)
+	})
+	t.Run("over", func(t *testing.T) {
+		tr := start(t)
+		tr.pass(time.Second)
+		tr.serve("a", alice, 3, "b") // three are kept
+		tr.pass(time.Second)
+		e := tr.serve("a", alice, 4, "b")
+		if d := cmp.Diff([]uint32{1}, e.Known); d != "" {
+			t.Errorf("watched no more (-want +got):\n%s", d)
+		}
+	})
 }
