@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -112,15 +111,9 @@ const (
 	// keyLasts is for how long siblings are understood by a server key that clients may
 	// not use any more: their clocks may be behind.
 	keyLasts = time.Minute
-	// watchRest is how long to leave the kernel alone after it was told of indices: each
-	// time costs as much as hundreds of indices at once. Where it took long, because
-	// processors are busy, it is watchShare times as long, up to longestWatchRest.
-	watchRest, watchShare, longestWatchRest = 20 * time.Millisecond, 4, 80 * time.Millisecond
 	// sendRest is how long to wait with the next message after one: where many peers come
 	// at once, one message tells of several. Short against betweenCalls.
 	sendRest = 5 * time.Millisecond
-	// watchAgain is when to tell the kernel of all indices, after it refused some.
-	watchAgain = time.Second
 	// leaveWithin is how long to take for a goodbye.
 	leaveWithin = time.Second
 	// gossipMost bounds the sessions that wait to be gossiped: what a second or two can
@@ -442,45 +435,6 @@ func (f *Fleet) tick(ctx context.Context) {
 			return e
 		})
 	}
-}
-
-// watchStrangers has the kernel tell of the indices that it should.
-func (f *Fleet) watchStrangers(ctx context.Context) {
-	var dropped time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-f.watch:
-		}
-		f.mu.Lock()
-		start := time.Now()
-		var drop []uint32
-		if start.Sub(dropped) >= tickEvery {
-			drop, dropped = slices.Collect(maps.Keys(f.drop)), start
-			clear(f.drop)
-		}
-		add := f.add
-		f.add = nil
-		f.mu.Unlock()
-		err := f.options.Watch(add, drop)
-		rest := min(max(watchShare*time.Since(start), watchRest), longestWatchRest)
-		if err != nil {
-			f.options.Log.Error("cannot watch for peers of other replicas, trying again", "error", err)
-			rest = watchAgain
-		}
-		if !pause(ctx, rest) {
-			return
-		}
-		if err != nil {
-			f.WatchAll()
-		}
-	}
-}
-
-// WatchAll has the kernel told of all indices anew, after it lost them.
-func (f *Fleet) WatchAll() {
-	f.do(func(now time.Time) Effects { return Effects{Strangers: f.replica.Strangers(now)} })
 }
 
 // Counts are for metrics.
