@@ -85,7 +85,7 @@ func (m *memory) whileMoving() {
 	defer m.busy()()
 	defer m.moving.Store(false)
 	for left := movesLast; left > 0; left = movesLast - time.Since(time.Unix(0, m.moved.Load())) {
-		time.Sleep(left)
+		time.Sleep(min(left, movesLast)) // clocks are set back
 	}
 }
 

@@ -112,7 +112,7 @@ func TestBetweenCalls(t *testing.T) {
 	})
 	t.Run("it waits for a processor", func(t *testing.T) { // two of our own would be too many as well
 		tr := called(t)
-		tr.pass(2 * betweenCalls)
+		tr.pass(2 * firstRetry)
 		tr.want("not sent yet", tr.stranger("c", 1, home), TooSoon)
 		late := tr.left("c", alice, home).Tell
 		if d := cmp.Diff([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("c"), Since: tr.now, Port: 51820, Endpoint: home}}, late, cmpopts.EquateComparable(netip.AddrPort{})); d != "" {
@@ -144,6 +144,18 @@ func TestBetweenCalls(t *testing.T) {
 		tr.pass(earlyAfter)
 		tr.all["c"].Answered(7, tr.now)
 		tr.want("its data", tr.stranger("c", 1, home), TooSoon)
+	})
+	t.Run("somebody repeats its packets", func(t *testing.T) { // and is called at b, as it is at c
+		tr := called(t)
+		tr.left("c", alice, home)
+		tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("b"), Since: tr.now, Endpoint: spy}}, tr.now)
+		tr.pass(earlyAfter)
+		tr.want("from elsewhere", tr.stranger("c", 1, spy), TooSoon)
+	})
+	t.Run("it never leaves", func(t *testing.T) { // the queue was full
+		tr := called(t)
+		tr.pass(longestTurn)
+		tr.want("at last", tr.stranger("c", 1, home), NotRefused, call)
 	})
 	t.Run("it was slow to answer", func(t *testing.T) { // and drops the call that undid the first one
 		tr := called(t)

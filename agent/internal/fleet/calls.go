@@ -65,7 +65,7 @@ type calling struct {
 	// first is when the first packet came since the last call, and held when to look again
 	// at one that came too soon.
 	first, held time.Time
-	// rival is when a sibling began to call it last.
+	// rival is when a sibling began to call it last, at the address of the last packet.
 	rival time.Time
 	early int // times that it was called again before its turn
 	// lateAnswer says that it has answered to a call that we had undone by then.
@@ -97,8 +97,8 @@ func retry(calls int) time.Duration {
 // back-off of their own: who comes at last, after calls in vain, does not wait for it.
 func (c *calling) isTurn(from netip.AddrPort, now time.Time) bool {
 	i, ok := c.note(from, now)
-	if !ok || c.isAnswered(now) {
-		return false
+	if !ok || c.isAnswered(now) || c.waits && now.Sub(c.last) < longestTurn {
+		return false // two that leave at once would be too many
 	}
 	isEarly := c.isEarly(&c.callers[i], now)
 	if !isEarly && (c.calls > 0 && now.Sub(c.last) < c.turn || !c.callers[i].due(now)) {
@@ -135,10 +135,10 @@ func (c *calling) isEarly(o *caller, now time.Time) bool {
 	switch {
 	case c.waits || c.calls == 0:
 		return false
-	case c.lateAnswer:
+	case c.lateAnswer && o.last.Equal(c.last):
 		return c.early < 2 && since >= betweenCalls
 	}
-	return c.early == 0 && since >= earlyAfter && (c.isContended() || c.isRemapped(o))
+	return c.early == 0 && since >= earlyAfter && (o.last.Equal(c.last) && c.isContended() || c.isRemapped(o))
 }
 
 // isContended reports whether a sibling has called the peer so close to us that it has
@@ -255,8 +255,8 @@ func (r *Replica) callingOf(id PeerID, now time.Time) *calling {
 //
 // Nothing proves that the packet is the peer's. It leads to one handshake message, to
 // where it came from, and the session that there is stays where it is until another
-// one is confirmed. Whatever comes in, a peer that uses its newest session of ours is not
-// called: that would end the session.
+// one is confirmed. A peer that uses its newest session of ours is not called, which would
+// end that, but where it has begun another one elsewhere since, as far as can be told.
 func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now time.Time) (e Effects) {
 	s, ok := r.whose(index)
 	p, isConfigured := r.peers[s.Peer]
@@ -264,13 +264,13 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		e.Refused = UnknownPeer
 		return e
 	}
+	packet := Reminder{Peer: s.Peer, Index: index, Port: port, From: from}
+	call := Call{Peer: p.PublicKey, Port: port, Endpoint: from}
 	if r.isMine(s) {
-		m := r.mine[index]
-		m.used = true
-		r.mine[index] = m
-		if r.isUnknown(s, from, now) && r.callingOf(s.Peer, now).isTurn(from, now) {
+		r.use(s, &e)
+		if r.isUnknown(s, from, now) && r.takesUp(packet, now, &e) {
 			r.lose(s.Peer, &e)
-			r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
+			r.call(s.Peer, call, &e)
 		}
 		return e
 	}
@@ -285,9 +285,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	if !isHere && r.isBehind(s, newest, now, &e) {
 		return e
 	}
-	c := r.callingOf(s.Peer, now)
-	c.rival = r.begun[s.Peer].since
-	switch {
+	switch c := r.callingOf(s.Peer, now); {
 	case isHere && s.Seq > 0 && (s.Seq < newest.Seq && r.mine[newest.Index].used || c.nudges < nudges):
 		if !c.isNudge(now) {
 			e.Refused = Late
@@ -295,21 +293,46 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		}
 		// It may be elsewhere than a moment ago: whoever translates its address gives it
 		// another port where we were quicker to send to the one that it had.
-		e.Calls = []Call{r.nudge(newest.Index, Call{Peer: p.PublicKey, Port: port, Endpoint: from})}
-	case r.isHeld(c, Reminder{Peer: s.Peer, Index: index, Port: port, From: from}, now, &e):
-	case !c.isTurn(from, now):
-		e.Refused = TooSoon
-	default:
+		e.Calls = []Call{r.nudge(newest.Index, call)}
+	case r.takesUp(packet, now, &e):
 		if isHere {
 			// Two replicas have shaken hands with the peer at once, and it knows the other
 			// one's session alone. It does not use ours: nothing is lost with it.
 			r.giveUp(s.Peer, Session{}, s, &e)
 		}
-		// Siblings are told: the load balancer may move the peer on before it has answered.
-		e.Tell = []Session{{Peer: s.Peer, Holder: r.self, Since: now, Port: port, Endpoint: from}}
-		r.call(s.Peer, Call{Peer: p.PublicKey, Port: port, Endpoint: from}, &e)
+		r.call(s.Peer, call, &e)
 	}
 	return e
+}
+
+// use notes that a peer has sent by a session of ours. It is told of once, like the first use
+// of every session that we began; those from before the newest one are watched on.
+func (r *Replica) use(s Session, e *Effects) {
+	m := r.mine[s.Index]
+	m.used = true
+	if newest, _ := r.table.Newest(s.Peer); m.watched && s.same(newest) {
+		m.watched = false
+		e.Known = append(e.Known, s.Index)
+	}
+	r.mine[s.Index] = m
+}
+
+// takesUp reports whether to call a peer for a packet of its now, and tells siblings: the load
+// balancer may move the peer on before it has answered.
+func (r *Replica) takesUp(packet Reminder, now time.Time, e *Effects) bool {
+	c := r.callingOf(packet.Peer, now)
+	if c.rival = (time.Time{}); r.begun[packet.Peer].at == packet.From.Addr() {
+		c.rival = r.begun[packet.Peer].since
+	}
+	if r.isHeld(c, packet, now, e) {
+		return false
+	}
+	if !c.isTurn(packet.From, now) {
+		e.Refused = TooSoon
+		return false
+	}
+	e.Tell = []Session{{Peer: packet.Peer, Holder: r.self, Since: now, Port: packet.Port, Endpoint: packet.From}}
+	return true
 }
 
 // isHeld reports whether a packet has to wait, and has it looked at again.

@@ -242,7 +242,7 @@ func (f *Fleet) do(event func(now time.Time) Effects) {
 	if len(e.Publish)+len(e.Yielded) > 0 {
 		wake(f.made)
 	}
-	if len(e.Calls)+len(e.Adopted)+len(e.Yielded) > 0 {
+	if len(e.Adopted)+len(e.Yielded) > 0 || slices.ContainsFunc(e.Calls, Call.isHandshake) {
 		f.moving()
 	}
 	for _, m := range e.Reminders {
@@ -269,7 +269,7 @@ func (f *Fleet) ask(calls []Call) {
 		for _, one := range f.callOf(c) {
 			select {
 			case f.calls <- one:
-				if !one.Nudge && !one.Silence {
+				if c.isHandshake() {
 					f.called.Add(1)
 				}
 			default:

@@ -81,7 +81,7 @@ func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	e.Calls = []Call{r.nudge(s.Index, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint})}
 	switch {
 	case m.Handshake:
-		r.watchBefore(s, &e)
+		r.watchAll(s.Peer, &e)
 	case m.After == lastReminder:
 		e.Tell = []Session{s}
 	}
@@ -120,7 +120,7 @@ func (r *Replica) Recalled(sessions []Session, now time.Time) (e Effects) {
 // we sent last.
 func (r *Replica) isPulled(newest Session, now time.Time) bool {
 	at, ok := r.yielded[newest.Peer]
-	if _, alive := r.members[newest.Holder]; !ok || !alive {
+	if _, alive := r.members[newest.Holder]; !ok || !alive || newest.Holder == r.self {
 		return false
 	}
 	patience := pulledFor

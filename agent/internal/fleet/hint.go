@@ -8,9 +8,9 @@ import (
 // A peer that has begun a handshake itself uses the session from the moment at which our
 // response reaches it. Where the load balancer moves it just then, or its first packet is
 // lost, nobody has seen the session used, and so nobody knows whose it is. This file tells
-// the siblings of such indices. A hint has the number 0: it is no session, moves nobody and
+// the siblings of such indices. A hint has the number 0: it is no session and
 // orders nothing, since who has recorded an initiation can have it answered elsewhere. It
-// only says whose packets these are.
+// only says whose packets these are: of a peer to be called where it is.
 
 // hintAfter is after how long without a sign of the peer siblings are told: mostly it has
 // used the session by then, and all is said by that.

@@ -101,6 +101,8 @@ type Call struct {
 	Silence bool
 }
 
+func (c Call) isHandshake() bool { return !c.Nudge && !c.Silence }
+
 // Effects is what follows from an event.
 type Effects struct {
 	// Publish goes to all siblings at once: the peer may be with another one in a moment.
@@ -476,7 +478,7 @@ func (r *Replica) State() []Session {
 func (r *Replica) Strangers(now time.Time) []uint32 {
 	all := map[uint32]bool{}
 	r.table.Each(now, func(s Session) {
-		if !r.isMine(s) {
+		if !r.isMine(s) || r.mine[s.Index].watched {
 			all[s.Index] = true
 		}
 	})

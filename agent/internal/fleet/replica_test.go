@@ -58,8 +58,15 @@ func (tr *troupe) serve(name string, peer key.Public, index uint32, hear ...stri
 
 func (tr *troupe) pass(d time.Duration) { tr.now = tr.now.Add(d) }
 
+// stranger has a replica see a packet, and what it calls leave at once.
 func (tr *troupe) stranger(name string, index uint32, from netip.AddrPort) Effects {
-	return tr.all[name].Stranger(index, 51820, from, tr.now)
+	e := tr.all[name].Stranger(index, 51820, from, tr.now)
+	for _, c := range e.Calls {
+		if c.isHandshake() {
+			tr.left(name, c.Peer, c.Endpoint)
+		}
+	}
+	return e
 }
 
 // left has the call that a replica asked for on its way.

@@ -101,12 +101,12 @@ func (r *Replica) lose(id PeerID, e *Effects) (had bool) {
 // gone around the world.
 const unusedFor = time.Second
 
-// watchBefore asks to be told of what a peer sends by our sessions from before its newest one,
-// as it does if it does not know of that: it has lost it where somebody else called it before
+// watchAll asks to be told of what a peer sends by our sessions. By one from before its newest
+// it does if it does not know of that: it has lost it where somebody else called it before
 // it had heard from us, as who does not hear from us may do.
-func (r *Replica) watchBefore(newest Session, e *Effects) {
-	for _, s := range r.table.Sessions(newest.Peer) {
-		if m := r.mine[s.Index]; r.isMine(s) && !s.same(newest) && !m.watched {
+func (r *Replica) watchAll(id PeerID, e *Effects) {
+	for _, s := range r.table.Sessions(id) {
+		if m := r.mine[s.Index]; r.isMine(s) && !m.watched {
 			m.watched = true
 			r.mine[s.Index] = m
 			e.Strangers = append(e.Strangers, s.Index)

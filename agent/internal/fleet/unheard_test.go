@@ -337,6 +337,12 @@ func TestHintOfTheNewer(t *testing.T) {
 			t.Errorf("watched for (-want +got):\n%s", d)
 		}
 		tr.want("the next one", tr.stranger("a", 2, home), TooSoon)
+		tr.pass(firstRetry)
+		again := tr.stranger("a", 2, home)
+		tr.want("after a lost answer", again, NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
+		if len(again.Recall) > 0 {
+			t.Error("it recalls itself")
+		}
 	})
 	t.Run("older", func(t *testing.T) { // than a session that it was called for since
 		tr := start(t)
@@ -358,7 +364,7 @@ func TestUnknownSession(t *testing.T) {
 		tr.pass(rekeyAfter)
 		tr.serve("a", alice, 2, "b")
 		e := tr.all["a"].Remind(Reminder{After: firstRetry, Peer: IDOf(alice), Index: 2, Handshake: true}, tr.now.Add(firstRetry))
-		if d := cmp.Diff([]uint32{1}, e.Strangers); d != "" {
+		if d := cmp.Diff([]uint32{1, 2}, slices.Sorted(slices.Values(e.Strangers))); d != "" {
 			t.Fatalf("watched (-want +got):\n%s", d)
 		}
 		return tr
@@ -368,6 +374,9 @@ func TestUnknownSession(t *testing.T) {
 		tr.pass(unusedFor)
 		e := tr.stranger("a", 1, home)
 		tr.want("by the one before", e, NotRefused, call)
+		if len(e.Tell) != 1 {
+			t.Errorf("siblings are told of %d calls, want one", len(e.Tell))
+		}
 		if d := cmp.Diff([]uint32{1, 2}, slices.Sorted(slices.Values(e.Strangers))); d != "" {
 			t.Errorf("watched then (-want +got):\n%s", d)
 		}
@@ -379,7 +388,9 @@ func TestUnknownSession(t *testing.T) {
 	})
 	t.Run("used", func(t *testing.T) {
 		tr := start(t)
-		tr.stranger("a", 2, home)
+		if e := tr.stranger("a", 2, home); !slices.Equal(e.Known, []uint32{2}) {
+			t.Errorf("watched no more: %v, want 2", e.Known)
+		}
 		tr.pass(unusedFor)
 		tr.want("by the one before", tr.stranger("a", 1, home), NotRefused)
 	})

@@ -214,6 +214,9 @@ func (e *events) stop() {
 // whole run.
 func (r *Reconciler) next(ctx context.Context, e *events) (ran bool) {
 	select { // a client waits for a route
+	case <-e.resumeCame:
+		e.came = r.Fleet.Came()
+		return false
 	case <-e.came:
 		return r.followReplicas(ctx, e)
 	default:

@@ -164,12 +164,13 @@ func TestWhoWaitsComesFirst(t *testing.T) {
 
 		fleet.came <- struct{}{}
 		fleet.changed <- struct{}{}
-		r.next(t.Context(), e) // the end of the shorter rest
+		time.Sleep(came)
+		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
+		r.next(t.Context(), e) // the end of the shorter rest, though a call waits
 		r.want("to be followed while it rests", len(fleet.came)+len(fleet.changed), 2)
 		if took := time.Since(start); took < came {
 			t.Errorf("rested for %v, want %v at least", took, came)
 		}
-		fleet.calls <- state.Call{Slot: key.Blue, Peer: publicKey(3)}
 		start = time.Now()
 		r.next(t.Context(), e)
 		r.want("to be followed after those came", len(fleet.came)+len(fleet.changed), 0)
