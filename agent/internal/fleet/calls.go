@@ -267,18 +267,12 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	packet := Reminder{Peer: s.Peer, Index: index, Port: port, From: from}
 	call := Call{Peer: p.PublicKey, Port: port, Endpoint: from}
 	if r.isMine(s) {
-		r.use(s, &e)
-		if r.isUnknown(s, from, now) && r.takesUp(packet, now, &e) {
-			r.lose(s.Peer, &e)
-			r.call(s.Peer, call, &e)
-		}
+		r.use(s, call, packet, now, &e)
 		return e
 	}
 	newest, _ := r.table.Newest(s.Peer)
 	isHere := r.isMine(newest)
-	if s.Seq == 0 && (from.Addr() != s.Endpoint.Addr() || isHere && !isPassedOver(s, newest, from)) {
-		// A hint proves nothing: what there is here stays, and nobody is called but where
-		// the handshake was answered to.
+	if s.Seq == 0 && !r.counts(s, newest, from) {
 		e.Refused = Late
 		return e
 	}
@@ -305,9 +299,10 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 	return e
 }
 
-// use notes that a peer has sent by a session of ours. It is told of once, like the first use
-// of every session that we began; those from before the newest one are watched on.
-func (r *Replica) use(s Session, e *Effects) {
+// use notes that a peer has sent by a session of ours, and calls it where that says that it
+// does not know its newest one. That is told of once, like the first use of every session
+// that we began; those from before are watched on.
+func (r *Replica) use(s Session, call Call, packet Reminder, now time.Time, e *Effects) {
 	m := r.mine[s.Index]
 	m.used = true
 	if newest, _ := r.table.Newest(s.Peer); m.watched && s.same(newest) {
@@ -315,6 +310,10 @@ func (r *Replica) use(s Session, e *Effects) {
 		e.Known = append(e.Known, s.Index)
 	}
 	r.mine[s.Index] = m
+	if r.isUnknown(s, packet.From, now) && r.takesUp(packet, now, e) {
+		r.lose(s.Peer, e)
+		r.call(s.Peer, call, e)
+	}
 }
 
 // takesUp reports whether to call a peer for a packet of its now, and tells siblings: the load

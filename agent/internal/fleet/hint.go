@@ -48,12 +48,16 @@ func (r *Replica) hint(s Session, now time.Time, e *Effects) {
 	e.Strangers = append(e.Strangers, s.Index)
 }
 
-// isPassedOver reports whether a packet by a hint says that the peer does not use its newest
-// session, which is ours, any more: it has begun a handshake with a sibling since, and come
+// counts reports whether to call the peer for a packet by a hint. That proves nothing, and so
+// nobody is called but where the handshake was answered to. Where the newest session is ours, the
+// peer does not use that any more if it has begun a handshake with a sibling since, and come
 // back before anybody had seen it used. Anybody can make that up: so the packet has to come
 // from where the peer is, and the peer is called there, which costs it no more than a handshake.
-func isPassedOver(hint, newest Session, from netip.AddrPort) bool {
-	return hint.Since.After(newest.Since) && from == newest.Endpoint
+func (r *Replica) counts(hint, newest Session, from netip.AddrPort) bool {
+	if from.Addr() != hint.Endpoint.Addr() {
+		return false
+	}
+	return !r.isMine(newest) || hint.Since.After(newest.Since) && from == newest.Endpoint
 }
 
 // unhint forgets a hint.
