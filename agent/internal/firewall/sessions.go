@@ -60,6 +60,8 @@ const (
 	sessionsBuffer = 4 << 20
 	// listenAgain is when to listen again where that ended.
 	listenAgain = time.Second
+	// listenTries is how often to try to begin to, and listenPause the time between.
+	listenTries, listenPause = 20, 10 * time.Millisecond
 )
 
 // Sessions is the table and its log, in the network namespace that [NewSessions] was
@@ -304,7 +306,21 @@ func indices(list []uint32) []nftables.SetElement {
 
 // Listen calls heard for every message that the table tells of, one after the other,
 // until ctx ends. heard must be quick; what comes in the meantime waits in the kernel.
-func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
+//
+// The log's socket is set up by one request after the other, and what the kernel tells of
+// between them is taken for the answer, which fails them. Under a client that sends without
+// a pause that was one start in twenty: so it is tried again.
+func (s *Sessions) Listen(ctx context.Context, heard func(Message)) (err error) {
+	for range listenTries {
+		if err = s.listen(ctx, heard); err == nil {
+			return nil
+		}
+		time.Sleep(listenPause)
+	}
+	return err
+}
+
+func (s *Sessions) listen(ctx context.Context, heard func(Message)) error {
 	n, err := nflog.Open(&nflog.Config{Group: sessionsGroup, Copymode: nflog.CopyPacket, QThresh: 1, Bufsize: 4096})
 	if err != nil {
 		return fmt.Errorf("packet log of sessions: %w", err)
