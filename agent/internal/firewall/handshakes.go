@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -113,32 +112,21 @@ func logTo(group uint16, bytes, aSecond uint32) []expr.Any {
 // ctx ends. It is said as the packet comes in: the device knows a moment later.
 // The error says that the kernel has no such log.
 func Handshakes(ctx context.Context, log *slog.Logger) (<-chan struct{}, error) {
-	n, err := nflog.Open(&nflog.Config{Group: handshakeGroup, Copymode: nflog.CopyMeta, QThresh: 1})
-	if err != nil {
-		return nil, fmt.Errorf("packet log of handshakes: %w", err)
-	}
 	out := make(chan struct{}, 1)
-	err = n.RegisterWithErrorFunc(ctx,
-		func(nflog.Attribute) int {
+	err := packetLog{
+		Config: nflog.Config{Group: handshakeGroup, Copymode: nflog.CopyMeta, QThresh: 1},
+		heard: func(nflog.Attribute) {
 			select {
 			case out <- struct{}{}:
 			default: // it was said already, and not heard yet
 			}
-			return 0
 		},
-		func(err error) int {
-			if errors.Is(err, unix.ENOBUFS) { // some were lost in a flood: the next one tells as much
-				return 0
-			}
-			if ctx.Err() == nil {
-				log.Warn("cannot see handshakes any more, looking for them instead", "error", err)
-			}
-			return 1
-		})
+		ended: func(_ *nflog.Nflog, err error) {
+			log.Warn("cannot see handshakes any more, looking for them instead", "error", err)
+		},
+	}.listen(ctx)
 	if err != nil {
-		_ = n.Close()
 		return nil, fmt.Errorf("packet log of handshakes: %w", err)
 	}
-	context.AfterFunc(ctx, func() { _ = n.Close() })
 	return out, nil
 }

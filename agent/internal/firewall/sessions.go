@@ -60,8 +60,6 @@ const (
 	sessionsBuffer = 4 << 20
 	// listenAgain is when to listen again where that ended.
 	listenAgain = time.Second
-	// listenTries is how often to try to begin to, and listenPause the time between.
-	listenTries, listenPause = 20, 10 * time.Millisecond
 )
 
 // Sessions is the table and its log, in the network namespace that [NewSessions] was
@@ -306,56 +304,33 @@ func indices(list []uint32) []nftables.SetElement {
 
 // Listen calls heard for every message that the table tells of, one after the other,
 // until ctx ends. heard must be quick; what comes in the meantime waits in the kernel.
-//
-// The log's socket is set up by one request after the other, and what the kernel tells of
-// between them is taken for the answer, which fails them. Under a client that sends without
-// a pause that was one start in twenty: so it is tried again.
-func (s *Sessions) Listen(ctx context.Context, heard func(Message)) (err error) {
-	for range listenTries {
-		if err = s.listen(ctx, heard); err == nil {
-			return nil
-		}
-		time.Sleep(listenPause)
-	}
-	return err
-}
-
-func (s *Sessions) listen(ctx context.Context, heard func(Message)) error {
-	n, err := nflog.Open(&nflog.Config{Group: sessionsGroup, Copymode: nflog.CopyPacket, QThresh: 1, Bufsize: 4096})
-	if err != nil {
-		return fmt.Errorf("packet log of sessions: %w", err)
-	}
-	if err := n.Con.SetReadBuffer(sessionsBuffer); err != nil {
-		s.log.Warn("the packet log of sessions has little room", "error", err)
-	}
-	err = n.RegisterWithErrorFunc(ctx,
-		func(a nflog.Attribute) int {
+func (s *Sessions) Listen(ctx context.Context, heard func(Message)) error {
+	err := packetLog{
+		Config: nflog.Config{Group: sessionsGroup, Copymode: nflog.CopyPacket, QThresh: 1, Bufsize: 4096},
+		prepare: func(n *nflog.Nflog) {
+			if err := n.Con.SetReadBuffer(sessionsBuffer); err != nil {
+				s.log.Warn("the packet log of sessions has little room", "error", err)
+			}
+		},
+		heard: func(a nflog.Attribute) {
 			if a.Payload == nil || a.Hook == nil {
-				return 0
+				return
 			}
 			if m, ok := parseMessage(*a.Payload, *a.Hook == unix.NF_INET_LOCAL_OUT); ok {
 				heard(m)
 			}
-			return 0
 		},
-		func(err error) int {
-			if errors.Is(err, unix.ENOBUFS) { // some were lost in a flood, and come again
-				return 0
-			}
-			if ctx.Err() == nil {
-				s.log.Error("cannot see sessions: peers that come from other replicas wait for WireGuard's own timers; trying again", "error", err)
-				time.AfterFunc(listenAgain, func() {
-					_ = n.Close() // the log has one listener
-					s.listenAgain(ctx, heard)
-				})
-			}
-			return 1
-		})
+		ended: func(n *nflog.Nflog, err error) {
+			s.log.Error("cannot see sessions: peers that come from other replicas wait for WireGuard's own timers; trying again", "error", err)
+			time.AfterFunc(listenAgain, func() {
+				_ = n.Close() // the log has one listener
+				s.listenAgain(ctx, heard)
+			})
+		},
+	}.listen(ctx)
 	if err != nil {
-		_ = n.Close()
 		return fmt.Errorf("packet log of sessions: %w", err)
 	}
-	context.AfterFunc(ctx, func() { _ = n.Close() })
 	return nil
 }
 

@@ -167,7 +167,7 @@ func (r *Replica) left(id PeerID, port uint16, to netip.AddrPort, now time.Time)
 		return e
 	}
 	if now.Sub(c.last) >= betweenCalls/2 {
-		e.Tell = []Session{{Peer: id, Holder: r.self, Since: now, Port: port, Endpoint: to}}
+		e.Tell = []Session{r.callHint(id, port, to, now)}
 	}
 	for i := range c.callers {
 		if o := &c.callers[i]; o.last.Equal(c.last) {
@@ -288,7 +288,7 @@ func (r *Replica) Stranger(index uint32, port uint16, from netip.AddrPort, now t
 		// It may be elsewhere than a moment ago: whoever translates its address gives it
 		// another port where we were quicker to send to the one that it had.
 		e.Calls = []Call{r.nudge(newest.Index, call)}
-	case r.takesUp(packet, now, &e):
+	case r.takesUp(c, packet, now, &e):
 		if isHere {
 			// Two replicas have shaken hands with the peer at once, and it knows the other
 			// one's session alone. It does not use ours: nothing is lost with it.
@@ -310,7 +310,7 @@ func (r *Replica) use(s Session, call Call, packet Reminder, now time.Time, e *E
 		e.Known = append(e.Known, s.Index)
 	}
 	r.mine[s.Index] = m
-	if r.isUnknown(s, packet.From, now) && r.takesUp(packet, now, e) {
+	if r.isUnknown(s, packet.From, now) && r.takesUp(r.callingOf(s.Peer, now), packet, now, e) {
 		r.lose(s.Peer, e)
 		r.call(s.Peer, call, e)
 	}
@@ -318,10 +318,10 @@ func (r *Replica) use(s Session, call Call, packet Reminder, now time.Time, e *E
 
 // takesUp reports whether to call a peer for a packet of its now, and tells siblings: the load
 // balancer may move the peer on before it has answered.
-func (r *Replica) takesUp(packet Reminder, now time.Time, e *Effects) bool {
-	c := r.callingOf(packet.Peer, now)
-	if c.rival = (time.Time{}); r.begun[packet.Peer].at == packet.From.Addr() {
-		c.rival = r.begun[packet.Peer].since
+func (r *Replica) takesUp(c *calling, packet Reminder, now time.Time, e *Effects) bool {
+	c.rival = time.Time{}
+	if b := r.begun[packet.Peer]; b.at == packet.From.Addr() {
+		c.rival = b.since
 	}
 	if r.isHeld(c, packet, now, e) {
 		return false
@@ -330,7 +330,7 @@ func (r *Replica) takesUp(packet Reminder, now time.Time, e *Effects) bool {
 		e.Refused = TooSoon
 		return false
 	}
-	e.Tell = []Session{{Peer: packet.Peer, Holder: r.self, Since: now, Port: packet.Port, Endpoint: packet.From}}
+	e.Tell = []Session{r.callHint(packet.Peer, packet.Port, packet.From, now)}
 	return true
 }
 
@@ -339,7 +339,7 @@ func (r *Replica) isHeld(c *calling, packet Reminder, now time.Time, e *Effects)
 	if c.first.IsZero() {
 		c.first = now
 	}
-	until := r.notBefore(packet.Peer, c, packet.From)
+	until := r.notBefore(c)
 	if !now.Before(until) {
 		return false
 	}
@@ -354,9 +354,9 @@ func (r *Replica) isHeld(c *calling, packet Reminder, now time.Time, e *Effects)
 // notBefore is when a peer may be called that a sibling has called at the same address, or
 // will have to. A message of a sibling's may be repeated by anybody: nobody waits for longer
 // than longestHold.
-func (r *Replica) notBefore(id PeerID, c *calling, from netip.AddrPort) (until time.Time) {
-	if b := r.begun[id]; b.at == from.Addr() {
-		until = b.since.Add(betweenCalls)
+func (r *Replica) notBefore(c *calling) (until time.Time) {
+	if !c.rival.IsZero() {
+		until = c.rival.Add(betweenCalls)
 	}
 	if leaves := c.first.Add(reluctance); r.members[r.self].Draining && leaves.After(until) {
 		until = leaves

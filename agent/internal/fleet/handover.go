@@ -81,7 +81,7 @@ func (r *Replica) Remind(m Reminder, now time.Time) (e Effects) {
 	e.Calls = []Call{r.nudge(s.Index, Call{Peer: p.PublicKey, Port: s.Port, Endpoint: s.Endpoint})}
 	switch {
 	case m.Handshake:
-		r.watchAll(s.Peer, &e)
+		r.watchOwn(s.Peer, &e)
 	case m.After == lastReminder:
 		e.Tell = []Session{s}
 	}

@@ -21,7 +21,10 @@ func (r *Replica) hintOf(index uint32, s started) Session {
 	return Session{Index: index, Peer: s.peer, Holder: r.self, Since: s.at, Port: s.port, Endpoint: s.endpoint}
 }
 
-// A hint without an index says that a sibling calls the peer, and where.
+// callHint is a hint without an index: it says that we call the peer, and where.
+func (r *Replica) callHint(id PeerID, port uint16, at netip.AddrPort, now time.Time) Session {
+	return Session{Peer: id, Holder: r.self, Since: now, Port: port, Endpoint: at}
+}
 
 // begun is a sibling's call.
 type begun struct {

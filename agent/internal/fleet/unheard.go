@@ -101,10 +101,10 @@ func (r *Replica) lose(id PeerID, e *Effects) (had bool) {
 // gone around the world.
 const unusedFor = time.Second
 
-// watchAll asks to be told of what a peer sends by our sessions. By one from before its newest
+// watchOwn asks to be told of what a peer sends by our sessions. By one from before its newest
 // it does if it does not know of that: it has lost it where somebody else called it before
 // it had heard from us, as who does not hear from us may do.
-func (r *Replica) watchAll(id PeerID, e *Effects) {
+func (r *Replica) watchOwn(id PeerID, e *Effects) {
 	for _, s := range r.table.Sessions(id) {
 		if m := r.mine[s.Index]; r.isMine(s) && !m.watched {
 			m.watched = true

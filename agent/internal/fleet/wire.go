@@ -15,11 +15,11 @@ import (
 //	0       kind: 1 says that the sessions are there, 2 asks to take them over, 3 that
 //	        their packets come to the sender instead of the holder
 //	1…      sessions of 47 bytes each: index (4), 0 in a hint that a sibling calls the
-//	        peer; peer (8), sequence number (4), which is 0 for a hint (hint.go); holder (8), age in 1/256 s (2), which for the greatest
-//	        number is that or more and the session over; how long the handshake took,
-//	        likewise (1); the gateway's port (2), the peer's address (16, of IPv4 as
-//	        RFC 4291, section 2.5.5.2, has it) and port (2), or zeros; numbers in network
-//	        byte order
+//	        peer; peer (8), sequence number (4), which is 0 for a hint (hint.go);
+//	        holder (8), age in 1/256 s (2), which for the greatest number is that or more
+//	        and the session over; how long the handshake took, likewise (1); the
+//	        gateway's port (2), the peer's address (16, of IPv4 as RFC 4291, section
+//	        2.5.5.2, has it) and port (2), or zeros; numbers in network byte order
 //
 // memberlist encrypts it (AES-GCM) and says from whom it comes.
 const (
