@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -48,6 +49,50 @@ func TestKernel(t *testing.T) {
 	t.Run("server key", func(t *testing.T) { testServerKeyInKernel(t, o) })
 	t.Run("drain", func(t *testing.T) { testDrain(t, "kernel", true) })
 	t.Run("moved to another replica", func(t *testing.T) { testMovedFlow(t, "kernel", true) })
+	if program := os.Getenv(envDeviceTests); program != "" {
+		t.Run("device", func(t *testing.T) { testDeviceInKernel(t, program) })
+	}
+}
+
+// envDeviceTests names the environment variable that holds the tests of package device, a
+// program. In a virtual machine, its subtests for the kernel's data plane run that are skipped
+// where the kernel has no WireGuard.
+const envDeviceTests = "VPN_GATEWAY_DEVICE_TESTS"
+
+func testDeviceInKernel(t *testing.T, program string) {
+	out, runErr := exec.CommandContext(t.Context(), program, "-test.v", "-test.run=/^kernel$").CombinedOutput()
+	results := resultsIn(t, string(out), `Test\w+/kernel\S*`)
+	if runErr != nil || results == 0 || t.Failed() {
+		t.Errorf("%d results, error %v; the output:\n%s", results, runErr, out)
+	}
+}
+
+// resultsIn takes the results of tests of another program for subtests of t, of those whose
+// names are as a pattern says, and returns how many there are.
+func resultsIn(t *testing.T, output, pattern string) int {
+	t.Helper()
+	results := regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): (`+pattern+`) \(`).FindAllStringSubmatch(output, -1)
+	for _, result := range results {
+		name := strings.TrimPrefix(result[2], t.Name()+"/")
+		t.Run(name, func(t *testing.T) {
+			if result[1] != "PASS" {
+				t.Errorf("%s in the other program", result[1])
+			}
+		})
+	}
+	return len(results)
+}
+
+// deviceTests builds the tests of package device.
+func deviceTests(t *testing.T, root string) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "device.test")
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-c", "-trimpath", "-o", program, "./agent/internal/device")
+	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building the tests of package device: %v\n%s", err, out)
+	}
+	return program
 }
 
 func testAutoTakesKernel(t *testing.T, o *office) {
@@ -216,9 +261,10 @@ func testInVirtualMachine(t *testing.T) {
 	runErr := vm.Run(ctx, vm.Options{
 		Program: program,
 		Args:    []string{"-test.run=^TestKernel$", "-test.v"},
-		Env:     []string{envAgent + "=/vpn-agent", testenv.EnvRequire + "=1"},
+		Env:     []string{envAgent + "=/vpn-agent", envDeviceTests + "=/device.test", testenv.EnvRequire + "=1"},
 		Files: map[string]string{
 			"/vpn-agent":          binary,
+			"/device.test":        deviceTests(t, root),
 			"/charts/vpn-gateway": filepath.Join(root, "charts", "vpn-gateway"),
 			"/usr/bin/wg":         testenv.MustTool(t, "wg"),
 			"/usr/sbin/nft":       testenv.MustTool(t, "nft"),
@@ -235,15 +281,8 @@ func testInVirtualMachine(t *testing.T) {
 		t.Error(err)
 	}
 	t.Logf("the virtual machine ran for %s", time.Since(start).Round(time.Second))
-	results := regexp.MustCompile(`(?m)^ *--- (PASS|FAIL|SKIP): TestKernel/(\S+) \(`).FindAllStringSubmatch(out.String(), -1)
-	for _, result := range results {
-		t.Run(result[2], func(t *testing.T) {
-			if result[1] != "PASS" {
-				t.Errorf("%s in the virtual machine", result[1])
-			}
-		})
-	}
-	if runErr != nil || len(results) == 0 || t.Failed() {
-		t.Errorf("%d results, error %v; the output of the virtual machine:\n%s", len(results), runErr, out.String())
+	results := resultsIn(t, out.String(), `TestKernel/\S+`)
+	if runErr != nil || results == 0 || t.Failed() {
+		t.Errorf("%d results, error %v; the output of the virtual machine:\n%s", results, runErr, out.String())
 	}
 }
