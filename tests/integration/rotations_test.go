@@ -43,7 +43,7 @@ func TestManyRotations(t *testing.T) {
 	t.Parallel()
 	people := make([]person, crowdSize)
 	config := gateway.Config{
-		Values:        "extraArgs: [--resync=1h]\nserver: {addresses: [10.8.0.1/16]}\nkeyRotation: {server: {overlap: 2s}}\n",
+		Values:        "extraArgs: [--resync=1h]\nserver: {addresses: [10.8.0.1/16]}\nkeyRotation: {server: {overlap: 1s}}\n",
 		PresharedKeys: map[string]map[string]wgclient.Secret{rotatedSecret: {}},
 	}
 	for i := range people {
@@ -118,7 +118,7 @@ func rotateAll(t *testing.T, w *world, config *gateway.Config, people []person, 
 	if err != nil {
 		t.Fatal(err)
 	}
-	pskFrom := inSeconds(2)
+	pskFrom := time.Now().Add(3 * time.Second / 2).Truncate(time.Second) // half a second at least, to be read
 	from := pskFrom.Add(time.Second)
 	name := gateway.Dated(slot, from)
 	entries := gateway.Entries(current, name, next)
