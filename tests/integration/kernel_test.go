@@ -28,7 +28,6 @@ func TestKernel(t *testing.T) {
 	if missing := testenv.Missing(wgclient.KernelModule()); len(missing) > 0 {
 		t.Logf("this machine lacks %s: in a virtual machine, then", strings.Join(missing, "; "))
 		testenv.Need(t, vm.Needs())
-		t.Parallel() // on one emulated processor, beside the test of many rotations, which waits most of the time
 		testInVirtualMachine(t)
 		return
 	}

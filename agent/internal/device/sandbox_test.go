@@ -316,8 +316,8 @@ func TestSandboxIsWhatTheContainerIs(t *testing.T) {
 	if want := "CapEff:\t0000000000001000\n"; !strings.Contains(string(status), want) {
 		t.Errorf("status of the process lacks %q:\n%s", want, status)
 	}
-	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/etc/hostname"} {
-		if f, err := os.OpenFile(path, os.O_WRONLY, 0); !errors.Is(err, unix.EROFS) {
+	for _, path := range []string{"/proc/sys/net/ipv4/ip_forward", "/new-file"} {
+		if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600); !errors.Is(err, unix.EROFS) {
 			t.Errorf("opening %s for writing: %v, want %v", path, err, unix.EROFS)
 			_ = f.Close()
 		}
