@@ -55,7 +55,7 @@ func TestKernel(t *testing.T) {
 }
 
 // envDeviceTests names the environment variable that holds the tests of package device, a
-// program. In a virtual machine, its subtests for the kernel's data plane run that are skipped
+// program. In a virtual machine, its subtests for the kernel's data plane run, which are left out
 // where the kernel has no WireGuard.
 const envDeviceTests = "VPN_GATEWAY_DEVICE_TESTS"
 

@@ -219,6 +219,10 @@ func TestReluctance(t *testing.T) {
 		tr.all["b"].Heard(tr.stranger("c", 1, home).Tell, tr.now)
 		tr.pass(betweenCalls / 2)
 		tr.want("at the one that leaves", tr.all["b"].Remind(first.Reminders[0], tr.now), TooSoon)
+		tr.pass(reluctance - betweenCalls/2 - time.Millisecond) // more than a call of one that stays
+		tr.want("while it may answer the other", tr.stranger("b", 1, home), TooSoon)
+		tr.pass(time.Millisecond)
+		tr.want("which it does not", tr.stranger("b", 1, home), NotRefused, call)
 	})
 	t.Run("not moved on", func(t *testing.T) {
 		tr, _ := start(t, Member{Name: "c"})

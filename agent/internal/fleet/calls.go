@@ -33,12 +33,12 @@ const (
 	// initiations within 20 ms it drops the second (INITIATIONS_PER_SECOND, section 6.1 of
 	// the whitepaper), and what is on its way may be late.
 	betweenCalls = 30 * time.Millisecond
-	// reluctance is for how long a replica that leaves waits before it calls a peer: the
-	// load balancer is about to move it on, and where several leave at once, those that stay
-	// have enough to do.
+	// reluctance is for how long a replica that leaves waits before it calls a peer, and
+	// after a sibling has: the load balancer is about to move it on, or has, and where several
+	// leave at once, those that stay have enough to do.
 	reluctance = 50 * time.Millisecond
 	// longestHold bounds both.
-	longestHold = reluctance + betweenCalls
+	longestHold = 2 * reluctance
 	// earlyAfter is when to call again where the last call is taken to be lost.
 	earlyAfter = 50 * time.Millisecond
 	// callersKept bounds the addresses that a peer is called at in turn.
@@ -355,11 +355,12 @@ func (r *Replica) isHeld(c *calling, packet Reminder, now time.Time, e *Effects)
 // will have to. A message of a sibling's may be repeated by anybody: nobody waits for longer
 // than longestHold.
 func (r *Replica) notBefore(c *calling) (until time.Time) {
-	if !c.rival.IsZero() {
-		until = c.rival.Add(betweenCalls)
+	wait := betweenCalls
+	if r.members[r.self].Draining {
+		wait, until = reluctance, c.first.Add(reluctance)
 	}
-	if leaves := c.first.Add(reluctance); r.members[r.self].Draining && leaves.After(until) {
-		until = leaves
+	if after := c.rival.Add(wait); !c.rival.IsZero() && after.After(until) {
+		until = after
 	}
 	if most := c.first.Add(longestHold); until.After(most) {
 		return most

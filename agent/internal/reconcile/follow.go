@@ -33,7 +33,7 @@ const followShare = 5
 // Those that have come here wait for a route, too; the others are served elsewhere.
 func followRest(took time.Duration) (came, others time.Duration) {
 	rest := (followShare - 1) * took
-	return min(max(rest, 15*time.Millisecond), 50*time.Millisecond), min(max(rest, 60*time.Millisecond), 100*time.Millisecond)
+	return min(max(rest, 15*time.Millisecond), 25*time.Millisecond), min(max(rest, 60*time.Millisecond), 100*time.Millisecond)
 }
 
 // followReplicas takes up who has moved to or from other replicas. It reports whether that
