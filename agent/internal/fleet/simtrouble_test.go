@@ -172,8 +172,9 @@ func (w *world) kill(n *node, deviceStays bool) {
 			}
 		}
 	}
+	dead := n.replica
 	w.after(time.Minute, func() {
-		if !n.up {
+		if !n.up && n.replica == dead { // and not dead once more, for a moment
 			w.nodes = slices.DeleteFunc(w.nodes, func(o *node) bool { return o == n })
 		}
 	})
