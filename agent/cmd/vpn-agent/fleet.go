@@ -130,7 +130,26 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 		return nil, errors.Join(err, r.leave())
 	}
 	go r.keepTable(ctx, o.resync, log)
+	go r.lookAgain(ctx, dev, g, log)
 	return r, nil
+}
+
+// underWay is how long a handshake may take that was begun before anybody listened.
+const underWay = 2 * time.Second
+
+// lookAgain takes up sessions that came of handshakes which were under way when the device
+// was taken over.
+func (r *replicas) lookAgain(ctx context.Context, dev *device.Tunnels, g *spec.Gateway, log *slog.Logger) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(underWay):
+	}
+	made, err := sessionsOf(dev, g)
+	if err != nil && ctx.Err() == nil {
+		log.Warn("cannot look for sessions that were begun before this process, whose clients wait for WireGuard's own timers where they move", "error", err)
+	}
+	r.Unseen(made)
 }
 
 // sessionsOf returns each peer's last session with the device, where that was a predecessor's.

@@ -135,7 +135,7 @@ func Start(ctx context.Context, o Options) (*Fleet, error) {
 		stop()
 		return nil, err
 	}
-	f.replica.Unseen(o.Inherited)
+	f.Unseen(o.Inherited)
 	f.options.Inherited = nil // it is large
 	f.Configure(o.Initial)
 	f.remember()
@@ -168,6 +168,13 @@ func (f *Fleet) Close() error {
 	f.stop()
 	f.done.Wait()
 	return errors.Join(err, f.list.Shutdown())
+}
+
+// Unseen takes the device's sessions once more; see [Options.Inherited].
+func (f *Fleet) Unseen(made []Session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.replica.Unseen(made)
 }
 
 // Configure takes up a configuration: peers and server keys.

@@ -175,6 +175,11 @@ func (w *world) start(n *node, inherited bool) {
 	n.do(r.Remembered(n.note, w.clock()))
 	if inherited {
 		r.Unseen(n.device.sessions())
+		w.after(2*time.Second, func() { // as cmd/vpn-agent does
+			if n.up && n.replica == r {
+				r.Unseen(n.device.sessions())
+			}
+		})
 	}
 	w.after(w.in(50*time.Millisecond, 100*time.Millisecond), func() {
 		if n.up && !n.draining {

@@ -144,6 +144,7 @@ func (r *Replica) Forgot(peers []key.Public, now time.Time) (e Effects) {
 
 // Unseen takes the device's last sessions, where it was taken over: one of each peer, made
 // while no agent looked, perhaps. Their indices are missing, which the device does not tell.
+// A handshake may be under way meanwhile: so it is to be said again, a moment later.
 func (r *Replica) Unseen(made []Session) { r.unseen = made }
 
 // tickUnseen calls peers with whom the device has a session that nobody knows of: whoever
