@@ -193,7 +193,7 @@ func TestFollowRest(t *testing.T) {
 	for _, tt := range []struct{ took, came, others time.Duration }{
 		{0, 15 * time.Millisecond, 60 * time.Millisecond},
 		{5 * time.Millisecond, 20 * time.Millisecond, 60 * time.Millisecond},
-		{time.Second, 50 * time.Millisecond, 100 * time.Millisecond},
+		{time.Second, 25 * time.Millisecond, 100 * time.Millisecond},
 	} {
 		if came, others := followRest(tt.took); came != tt.came || others != tt.others {
 			t.Errorf("after %v it rests for %v and %v, want %v and %v", tt.took, came, others, tt.came, tt.others)
