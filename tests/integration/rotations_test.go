@@ -43,7 +43,7 @@ func TestManyRotations(t *testing.T) {
 	t.Parallel()
 	people := make([]person, crowdSize)
 	config := gateway.Config{
-		Values:        "extraArgs: [--resync=1h]\nserver: {addresses: [10.8.0.1/16]}\nkeyRotation: {server: {overlap: 1s}}\n",
+		Values:        "extraArgs: [--resync=1h]\nserver: {addresses: [10.8.0.1/16]}\nkeyRotation: {server: {overlap: 2s}}\n",
 		PresharedKeys: map[string]map[string]wgclient.Secret{rotatedSecret: {}},
 	}
 	for i := range people {

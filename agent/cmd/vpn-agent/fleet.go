@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -130,7 +131,9 @@ func startFleet(ctx context.Context, o *gatewayOptions, initial *spec.Snapshot, 
 		return nil, errors.Join(err, r.leave())
 	}
 	go r.keepTable(ctx, o.resync, log)
-	go r.lookAgain(ctx, dev, g, log)
+	if len(inherited) > 0 {
+		go r.lookAgain(ctx, dev, g, log)
+	}
 	return r, nil
 }
 
@@ -146,13 +149,16 @@ func (r *replicas) lookAgain(ctx context.Context, dev *device.Tunnels, g *spec.G
 	case <-time.After(underWay):
 	}
 	made, err := sessionsOf(dev, g)
-	if err != nil && ctx.Err() == nil {
+	switch {
+	case errors.Is(err, fs.ErrClosed): // it leaves
+	case err != nil:
 		log.Warn("cannot look for sessions that were begun before this process, whose clients wait for WireGuard's own timers where they move", "error", err)
+	default:
+		r.Unseen(made)
 	}
-	r.Unseen(made)
 }
 
-// sessionsOf returns each peer's last session with the device, where that was a predecessor's.
+// sessionsOf returns each peer's last session with the device, which may be a predecessor's.
 func sessionsOf(dev *device.Tunnels, g *spec.Gateway) (made []fleet.Session, err error) {
 	last := map[fleet.PeerID]fleet.Session{}
 	for _, slot := range []key.Slot{key.Blue, key.Green} {

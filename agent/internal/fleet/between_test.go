@@ -85,7 +85,7 @@ func TestBetweenCalls(t *testing.T) {
 		for tr.stranger("c", 1, home).Refused == TooSoon {
 			tr.pass(10 * time.Millisecond)
 			tr.all["c"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("b"), Since: tr.now, Endpoint: home}}, tr.now)
-			if held := tr.now.Sub(begins); held > longestHold {
+			if held := tr.now.Sub(begins); held > reluctance+betweenCalls {
 				t.Fatalf("held for %s", held)
 			}
 		}
@@ -223,6 +223,17 @@ func TestReluctance(t *testing.T) {
 		tr.want("while it may answer the other", tr.stranger("b", 1, home), TooSoon)
 		tr.pass(time.Millisecond)
 		tr.want("which it does not", tr.stranger("b", 1, home), NotRefused, call)
+	})
+	t.Run("somebody repeats the message of the one that stays", func(t *testing.T) {
+		tr, _ := start(t, Member{Name: "c"})
+		begins := tr.now
+		for tr.stranger("b", 1, home).Refused == TooSoon {
+			tr.pass(10 * time.Millisecond)
+			tr.all["b"].Heard([]Session{{Peer: IDOf(alice), Holder: ReplicaIDOf("c"), Since: tr.now, Endpoint: home}}, tr.now)
+			if held := tr.now.Sub(begins); held > 2*reluctance {
+				t.Fatalf("held for %s", held)
+			}
+		}
 	})
 	t.Run("not moved on", func(t *testing.T) {
 		tr, _ := start(t, Member{Name: "c"})

@@ -37,8 +37,6 @@ const (
 	// after a sibling has: the load balancer is about to move it on, or has, and where several
 	// leave at once, those that stay have enough to do.
 	reluctance = 50 * time.Millisecond
-	// longestHold bounds both.
-	longestHold = 2 * reluctance
 	// earlyAfter is when to call again where the last call is taken to be lost.
 	earlyAfter = 50 * time.Millisecond
 	// callersKept bounds the addresses that a peer is called at in turn.
@@ -353,7 +351,7 @@ func (r *Replica) isHeld(c *calling, packet Reminder, now time.Time, e *Effects)
 
 // notBefore is when a peer may be called that a sibling has called at the same address, or
 // will have to. A message of a sibling's may be repeated by anybody: nobody waits for longer
-// than longestHold.
+// than for a replica that leaves, and after its call.
 func (r *Replica) notBefore(c *calling) (until time.Time) {
 	wait := betweenCalls
 	if r.members[r.self].Draining {
@@ -362,7 +360,7 @@ func (r *Replica) notBefore(c *calling) (until time.Time) {
 	if after := c.rival.Add(wait); !c.rival.IsZero() && after.After(until) {
 		until = after
 	}
-	if most := c.first.Add(longestHold); until.After(most) {
+	if most := c.first.Add(reluctance + wait); until.After(most) {
 		return most
 	}
 	return until

@@ -170,7 +170,8 @@ func (f *Fleet) Close() error {
 	return errors.Join(err, f.list.Shutdown())
 }
 
-// Unseen takes the device's sessions once more; see [Options.Inherited].
+// Unseen takes the sessions of a device that was taken over once more, as in
+// [Options.Inherited]: handshakes were under way then.
 func (f *Fleet) Unseen(made []Session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

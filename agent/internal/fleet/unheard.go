@@ -155,10 +155,21 @@ func (r *Replica) tickUnseen(now time.Time, e *Effects) {
 	}
 	for _, s := range r.unseen {
 		newest, ok := r.table.Newest(s.Peer)
-		if now.Sub(s.Since) < connectedFor && (!ok || s.Since.Sub(newest.Since) >= unseenAfter) {
+		if now.Sub(s.Since) < connectedFor && (!ok || s.Since.Sub(newest.Since) >= unseenAfter) && !r.isMaking(s.Peer) {
 			r.lose(s.Peer, e)
 			r.callAt(s, now, e)
 		}
 	}
 	r.unseen = nil
+}
+
+// isMaking reports whether a handshake was seen that was answered, and will be confirmed: the
+// device has its session already.
+func (r *Replica) isMaking(id PeerID) bool {
+	for _, s := range r.started.with(id) {
+		if (s.answer || s.answered) && !s.undone {
+			return true
+		}
+	}
+	return false
 }

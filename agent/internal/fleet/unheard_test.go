@@ -311,6 +311,12 @@ func TestUnseen(t *testing.T) {
 		if a.Holds(bob) || !a.Holds(alice) {
 			t.Error("the session of before counts, or another one does not")
 		}
+		// A moment later: one of a handshake that was under way, and one that was seen and is
+		// not confirmed yet.
+		tr.pass(2 * time.Second)
+		a.Started(9, bob, true, tr.now)
+		a.Unseen([]Session{made(alice, tr.now), made(bob, tr.now)})
+		tr.want("alice has a newer one", a.Tick(tr.now), NotRefused, Call{Peer: alice, Port: 51820, Endpoint: home})
 	}
 }
 
