@@ -201,7 +201,7 @@ func (w *world) move(c *client, to *node) {
 		c.begins()
 	}
 	c.outage.moves++
-	c.moved = w.now
+	c.moved, c.outage.moved = w.now, w.now
 	w.trace(c, "moves to %s", to.name)
 	c.target = to
 	w.count("moves")

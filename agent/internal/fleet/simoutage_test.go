@@ -53,8 +53,11 @@ type outage struct {
 	// did not know of, dropped where a message between replicas was lost.
 	parted                   bool
 	untold, unknown, dropped int
-	// newborn says that a replica called that was born in the partition.
+	// newborn says that a replica called that was born in the partition, or that the packets
+	// went to such a one meanwhile.
 	newborn bool
+	// moved is when the client was moved last: WireGuard's own time begins anew.
+	moved time.Duration
 	// held is when the client answered a call last that led to nothing, and vain when any
 	// call did.
 	held, vain time.Duration
@@ -147,10 +150,10 @@ func (o outage) most(c simConfig) time.Duration {
 	}
 	if o.parted && o.unknown+o.dropped+o.untold+o.astray+o.overtaken > 0 {
 		putOff := holders * native
-		if o.newborn { // it knows of nobody who is gone, and leaves its device alone
+		if o.newborn { // who called knows of nobody who is gone, and leaves its device alone
 			putOff += rekeyAttempt
 		}
-		most = max(most, min(last, putOff)+native+o.soon())
+		most = max(most, min(max(last, o.moved-o.since), putOff)+native+o.soon())
 	}
 	if o.dropped > 0 { // until everything is compared, or the client begins by itself
 		most = max(most, native+o.soon())

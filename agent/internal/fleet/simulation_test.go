@@ -141,7 +141,7 @@ func (w *world) check() {
 // SIMULATION_TRACE says.
 func newSimulation(t *testing.T, c simConfig) *world {
 	t.Helper()
-	seed := uint64(1) // 1 to 8 were played; continuous integration has time for one
+	seed := uint64(1) // 1 to 32 were played; continuous integration has time for one
 	if s := os.Getenv("SIMULATION_SEED"); s != "" {
 		var err error
 		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {

@@ -375,7 +375,7 @@ func (n *node) receive(c *client, m message) {
 		if t.waits == 0 || t.waits != m.keys.index {
 			c.inVain(&c.outage.astray)
 			c.outage.held = w.now
-			c.outage.newborn = c.outage.newborn || m.keys.node.newborn
+			c.outage.newborn = c.outage.newborn || m.keys.node.newborn || n.newborn
 			return
 		}
 		t.pending, t.waits, t.unanswered, t.knows = 0, 0, 0, true
