@@ -19,6 +19,7 @@ type sessionsRig struct {
 	sessions      *Sessions
 	gateway, peer *net.UDPConn
 	told          chan Message
+	quiet         context.CancelFunc // ends the listening
 }
 
 func newSessionsRig(t *testing.T) *sessionsRig {
@@ -27,6 +28,7 @@ func newSessionsRig(t *testing.T) *sessionsRig {
 	r := &sessionsRig{space: newSpace(t), told: make(chan Message, 4096)}
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
+	r.quiet = cancel
 	r.do(t, func() (err error) {
 		if r.sessions, err = NewSessions([]uint16{51820, 51821}, slog.New(slog.DiscardHandler)); err != nil {
 			return err
