@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -93,19 +92,13 @@ func (c *client) receive(done <-chan struct{}) {
 // knows reports whether the client sends by a session that the gateway made at a time.
 func (c *client) knows(t testing.TB, since time.Time) bool {
 	t.Helper()
-	text, err := c.device.IpcGet()
-	if err != nil {
+	var last time.Time
+	r := dumpReader{visit: func(p *state.ObservedPeer) { last = p.LastHandshake }}
+	if err := c.device.IpcGetOperation(&r); err != nil {
 		t.Fatal(err)
 	}
-	var sec, nsec int64
-	for line := range strings.Lines(text) {
-		if _, err := fmt.Sscanf(line, "last_handshake_time_sec=%d", &sec); err == nil {
-			continue
-		}
-		_, _ = fmt.Sscanf(line, "last_handshake_time_nsec=%d", &nsec)
-	}
-	// The client's is made when it is used, after the gateway's.
-	return !time.Unix(sec, nsec).Before(since)
+	r.result()
+	return !last.Before(since) // the client's is made when it is used, after the gateway's
 }
 
 // ping is echo, and ends the test where the reply does not come.

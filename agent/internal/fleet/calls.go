@@ -448,12 +448,7 @@ func (r *Replica) silence(id PeerID, e *Effects) {
 // isAnswering reports whether we have answered to a handshake that the peer began, and
 // that it may be about to use: the device must not lose it.
 func (r *Replica) isAnswering(id PeerID) bool {
-	for _, s := range r.started.with(id) {
-		if s.answer && !s.undone {
-			return true
-		}
-	}
-	return false
+	return r.started.has(id, func(s started) bool { return s.answer })
 }
 
 // IsOver reports whether a call must not be made any more: it was given up meanwhile, or

@@ -64,6 +64,16 @@ func (h handshakes) drop(index uint32) {
 	}
 }
 
+// has reports whether one with a peer that the device has not forgotten is such.
+func (h handshakes) has(id PeerID, such func(started) bool) bool {
+	for _, s := range h.with(id) {
+		if !s.undone && such(s) {
+			return true
+		}
+	}
+	return false
+}
+
 // with goes through those with a peer. They may be changed and dropped on the way.
 func (h handshakes) with(id PeerID) iter.Seq2[uint32, started] {
 	return func(yield func(uint32, started) bool) {

@@ -166,10 +166,5 @@ func (r *Replica) tickUnseen(now time.Time, e *Effects) {
 // isMaking reports whether a handshake was seen that was answered, and will be confirmed: the
 // device has its session already.
 func (r *Replica) isMaking(id PeerID) bool {
-	for _, s := range r.started.with(id) {
-		if (s.answer || s.answered) && !s.undone {
-			return true
-		}
-	}
-	return false
+	return r.started.has(id, func(s started) bool { return s.answer || s.answered })
 }
